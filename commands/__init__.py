@@ -1,0 +1,1 @@
+"""crash's commands, one module each; the session finds them by their module's name."""
