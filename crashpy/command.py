@@ -105,7 +105,9 @@ def operands(dest: str, metavar: str, type: Callable[[str], Any], help: str) -> 
     return Operands(dest, metavar, type, help)
 
 
-def getopt(words: Sequence[str], options: Mapping[str, Option]) -> tuple[list[tuple[Option, str | None]], list[str]]:
+def getopt(
+    words: Sequence[str], options: Mapping[str, Option]
+) -> tuple[list[tuple[Option, str | None]], list[str]]:
     """Split words as glibc's getopt(3) does: clusters, `-cARG`, `-c ARG`, `--`, permuted.
 
     Raises UsageError with getopt's own message after the command's name.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from drgn.helpers.linux.cpumask import for_each_present_cpu
 from drgn.helpers.linux.pid import for_each_pid, pid_task
 from drgn.helpers.linux.sched import cpu_curr, idle_task
 
+from crashpy.command import CommandError
 from crashpy.faults import skipping
 
 if TYPE_CHECKING:
@@ -118,3 +119,35 @@ class TaskTable:
     def object(self, task: Task) -> Object:
         """``struct task_struct *``"""
         return Object(self._prog, "struct task_struct *", value=task.address)
+
+
+def choose(dump: Dump, words: Sequence[str]) -> list[Task]:
+    """The tasks that `pid | task` words name; the context where there are none.
+
+    A word is a decimal PID, a task address, or a hexadecimal PID, in this order
+    (crash's str_to_context()). Raises CommandError for a word that names none.
+    """
+    if not words:
+        return [dump.context]
+    chosen: list[Task] = []
+    for word in words:
+        found = named(dump, word)
+        if not found:
+            raise CommandError(f"invalid task or pid value: {word}")
+        chosen += found
+    return chosen
+
+
+def named(dump: Dump, word: str) -> list[Task]:
+    """The tasks one `pid | task` word names: several for PID 0, none for anything else."""
+    bases = (10, 16) if word.isdecimal() else (16,)
+    for base in bases:
+        try:
+            value = int(word, base)
+        except ValueError:
+            return []
+        if found := dump.tasks.with_pid(value):
+            return found
+        if (task := dump.tasks.at(value)) is not None:
+            return [task]
+    return []
