@@ -1,0 +1,102 @@
+"""Real dumps, and what the real crash printed about them.
+
+examples/ holds the sample dumps; golden/DUMP/COMMAND.txt is what crash 9.0.2 prints
+about them (golden/record.py), and deviations.toml lists where crashpy prints something
+else on purpose.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import crashpy
+from crashpy.session import Session
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+EXAMPLES = ROOT / "examples"
+GOLDEN = HERE / "golden"
+
+
+@functools.cache
+def _opened(name: str) -> Session:
+    dump = crashpy.open(str(EXAMPLES / "vmlinux.zst"), str(EXAMPLES / name))
+    dump.kernel, dump.vmcore = "vmlinux", name  # as the recording session named them
+    return Session(dump)
+
+
+@pytest.fixture(scope="session")
+def opened() -> Callable[[str], Session]:
+    """``opened("vmcore-null")``: a session on a sample dump, shared by all tests."""
+    return _opened
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Where crashpy prints something else than crash, on purpose."""
+
+    command: re.Pattern[str]  # the whole command line
+    reason: str
+    lines: re.Pattern[str] | None  # only lines (of either) that match differ; None: any may
+    dump: re.Pattern[str]
+
+    def applies(self, dump: str, line: str) -> bool:
+        return bool(self.command.fullmatch(line) and self.dump.search(dump))
+
+
+@functools.cache
+def deviations() -> tuple[Deviation, ...]:
+    entries = tomllib.loads((HERE / "deviations.toml").read_text())["deviation"]
+    return tuple(
+        Deviation(
+            re.compile(entry["command"]),
+            entry["reason"],
+            re.compile(entry["lines"]) if "lines" in entry else None,
+            re.compile(entry.get("dump", "")),
+        )
+        for entry in entries
+    )
+
+
+def differences(dump: str, line: str, crash: str, ours: str) -> list[str]:
+    """What differs between two outputs of a command line, but for the listed deviations."""
+    import difflib
+
+    known = [d for d in deviations() if d.applies(dump, line)]
+    if any(d.lines is None for d in known):
+        return []
+    patterns = [d.lines for d in known if d.lines]
+
+    def kept(text: str) -> list[str]:
+        return [x for x in text.splitlines() if not any(p.search(x) for p in patterns)]
+
+    return list(difflib.unified_diff(kept(crash), kept(ours), "crash", "crashpy", "", "", 1))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of `printed` runs for each command line recorded, on each dump."""
+    if "printed" not in metafunc.fixturenames:
+        return
+    cases = [
+        pytest.param(
+            transcript.parent.name,
+            *entry.split("\n", 1),
+            id=f"{transcript.parent.name}:{entry.partition(chr(10))[0]}",
+        )
+        for transcript in sorted(GOLDEN.glob("vmcore-*/*.txt"))
+        for entry in re.split(r"(?m)^crash> ", transcript.read_text())[1:]
+    ]
+    assert cases, "no recorded transcript: run tests/golden/record.py"
+    metafunc.parametrize(("dump", "line", "printed"), cases)

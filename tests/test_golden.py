@@ -1,0 +1,9 @@
+"""Every recorded command line prints what the real crash prints, byte for byte."""
+
+from conftest import differences
+
+
+def test_prints_what_crash_prints(opened, dump, line, printed):
+    session = opened(dump)
+    ours = "".join(text + "\n" for step in line.split(" ;; ") for text in session.run(step))
+    assert not differences(dump, line, printed, ours)
