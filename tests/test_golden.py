@@ -1,6 +1,6 @@
 """Every recorded command line prints what the real crash prints, byte for byte."""
 
-from conftest import differences
+from compare import differences
 
 
 def test_prints_what_crash_prints(opened, dump, line, printed):

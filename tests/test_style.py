@@ -19,5 +19,7 @@ ROOT = Path(__file__).parent.parent
     ids=" ".join,
 )
 def test_finds_nothing(check):
-    result = subprocess.run([sys.executable, "-m", *check], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", *check], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr

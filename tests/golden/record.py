@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from driver import Driver, ask
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from driver import Driver, ask  # noqa: E402
 
 GOLDEN = Path(__file__).parent
 EXAMPLES = GOLDEN.parent.parent / "examples"
@@ -54,9 +55,7 @@ def main() -> int:
                     printed = answer.printed
                     if printed and not printed.endswith("\n"):
                         printed += "\n"
-                    transcripts.setdefault(path.name, []).append(
-                        f"crash> {answer.line}\n{printed}"
-                    )
+                    transcripts.setdefault(path.name, []).append(f"crash> {answer.line}\n{printed}")
             for name, entries in transcripts.items():
                 target = GOLDEN / dump / name
                 target.parent.mkdir(exist_ok=True)
