@@ -89,7 +89,8 @@ class Driver:
             process.wait()
 
     def _send(self, line: str) -> None:
-        assert self._process and self._process.stdin
+        assert self._process is not None
+        assert self._process.stdin is not None
         try:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
@@ -97,7 +98,8 @@ class Driver:
             pass
 
     def _until_mark(self) -> tuple[str, bool]:
-        assert self._process and self._process.stdout
+        assert self._process is not None
+        assert self._process.stdout is not None
         self._marks += 1
         # In two pieces, so that a program that echoes its input does not show the mark.
         mark = f"@@mark{self._marks}@@".encode()
