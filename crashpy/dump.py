@@ -6,13 +6,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING
 
-from drgn import Program
+from drgn import FaultError, Program
+
+from crashpy.opening.options import OpenOptions
 
 if TYPE_CHECKING:
     from crashpy.symbols import SymbolTable
     from crashpy.tasks import Task, TaskTable
+    from crashpy.vmcore.recognise import Vmcore
 
 log = logging.getLogger("crashpy")
 
@@ -31,7 +35,82 @@ class Dump:
     # crash's error(INFO): a remark in the middle of a command's output. The
     # session shows it as `CMD: message` where the output goes.
     report: Callable[[str], None] = log.warning
+    options: OpenOptions = field(default_factory=OpenOptions)  # how it was opened
+    files: tuple[Vmcore, ...] = ()  # the dump's files, their headers read; several: a split set
+    kernel_file: str = ""  # the ELF file drgn reads: `kernel`, or what it was unpacked to
+    build_id: bytes | None = None  # the kernel's
     _context: Task | None = None
+
+    @property
+    def tag(self) -> str:
+        """What crash appends to a dump's name: what is known to be missing from it."""
+        if self.files and self.files[0].form == "elf":
+            return "  [INCOMPLETE]" if self.incomplete else ""
+        tags = [(self.partial, " [PARTIAL DUMP]"), (self.incomplete, " [INCOMPLETE]")]
+        if self.files:
+            tags.append((self.files[0].vmemmap_excluded, " [EXCLUDED VMEMMAP]"))
+        text = "".join(text for there, text in tags if there)
+        if len(self.files) > 1:  # show_split_dumpfiles() has one blank less
+            return text
+        return f" {text}" if text else ""
+
+    @property
+    def live(self) -> bool:
+        """This machine's own memory, not a dump."""
+        return any(file.form == "kcore" for file in self.files)
+
+    @cached_property
+    def vmcoreinfo(self) -> dict[str, str]:
+        """What the kernel says of itself: KEY=VALUE, as in `NUMBER(phys_base)`."""
+        from crashpy.vmcore.recognise import parse_vmcoreinfo
+
+        if self.files and self.files[0].vmcoreinfo_text:
+            return self.files[0].vmcoreinfo
+        return parse_vmcoreinfo(self.prog["VMCOREINFO"].string_())
+
+    @cached_property
+    def release(self) -> str:
+        """The kernel's release, as `uname -r` says it."""
+        return self.vmcoreinfo.get("OSRELEASE", "") or self.utsname[2]
+
+    @cached_property
+    def utsname(self) -> tuple[str, ...]:
+        """sysname, nodename, release, version, machine, domainname, from memory.
+
+        From the dump's header where memory does not have them.
+        """
+        try:
+            name = self.prog["init_uts_ns"].name
+            members = "sysname", "nodename", "release", "version", "machine", "domainname"
+            return tuple(
+                getattr(name, member).string_().decode(errors="replace") for member in members
+            )
+        except (LookupError, FaultError):
+            header = self.files[0].header if self.files else None
+            return header.utsname if header else ("",) * 6
+
+    @cached_property
+    def page_size(self) -> int:
+        """Bytes of a page of this kernel."""
+        if size := self.vmcoreinfo.get("PAGESIZE"):
+            return int(size)
+        return int(self.prog["PAGE_SIZE"])
+
+    def close(self) -> None:
+        """Let go of the files. drgn keeps its own until the program is gone."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Dump:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     @cached_property
     def tasks(self) -> TaskTable:

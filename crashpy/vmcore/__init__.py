@@ -1,0 +1,1 @@
+"""Dump files themselves: what a file is, before drgn sees it."""
