@@ -189,6 +189,7 @@ class Command(Generic[P, R]):
         self.modes: dict[str, Command[..., Any]] = {}
         self._collect = collect
         self._lines: Text[R] = _one_per_line
+        self._check: Callable[[Sequence[str]], None] | None = None
 
     def __call__(self, dump: Dump, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         return self._collect(dump, *args, **kwargs)
@@ -197,6 +198,14 @@ class Command(Generic[P, R]):
         """Decorator: these are the lines that show this command's records."""
         self._lines = lines
         return lines
+
+    def check(self, look: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
+        """Decorator: gets the names of the options as they were given, in order.
+
+        Raises CommandError where they do not go together (of modes, the last wins).
+        """
+        self._check = look
+        return look
 
     def mode(
         self,
@@ -244,6 +253,8 @@ class Command(Generic[P, R]):
             rest = tuple(w for w in words if w != "--json")
             return Invocation(self, {"words": rest}, as_json)
         found, rest_words = getopt(words, {**self.options, "--json": JSON_FLAG})
+        if self._check is not None:
+            self._check([option.name for option, _ in found])
         options: dict[str, Any] = {}
         command: Command[..., Any] = self
         for option, argument in found:
