@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
     [
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
-        ["mypy", "--strict", "crashpy", "commands"],
+        ["mypy"],
     ],
     ids=" ".join,
 )

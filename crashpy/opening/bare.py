@@ -1,0 +1,300 @@
+"""A dump opened with nothing but itself: types from BTF, symbols from kallsyms.
+
+What the kernel keeps in its own memory is nearly what a debug file says: BTF holds the
+types and the per-CPU variables, kallsyms the symbols, ORC tables the way up the stacks.
+Missing are source lines, inline frames, local variables, and the types of ordinary
+global variables; declarations.json supplies the latter for those that crash's commands
+and drgn's helpers ask for (made by declare.py from several kernels' DWARF).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+import drgn
+from drgn import FaultError, FindObjectFlags, Object, Program, Symbol, Type, TypeKind
+
+from crashpy.opening.btf import KINDS_OF, Btf, BtfError, Kind
+from crashpy.opening.errors import OpeningError
+
+log = logging.getLogger("crashpy")
+
+SymbolFinder = Callable[[Program, str | None, int | None, bool], Sequence[Symbol]]
+
+# Below this lie x86-64's per-CPU offsets: looked up by address they would make every
+# NULL print as __per_cpu_start.
+LOWEST_KERNEL_ADDRESS = 1 << 32
+
+
+def declarations() -> dict[str, list[str]]:
+    """Variable -> the C types it has had, newest kernel's first."""
+    text = resources.files("crashpy.opening").joinpath("declarations.json").read_text()
+    found: dict[str, list[str]] = json.loads(text)
+    return found
+
+
+class Finder:
+    """Answers drgn's questions for types and objects from BTF blobs.
+
+    libdrgn asks again at every prog.type() and prog["x"], so hits and misses are kept.
+    """
+
+    def __init__(self, prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
+        self._prog = prog
+        self._vmcoreinfo = vmcoreinfo
+        self._blobs: list[Btf] = []
+        self._types: dict[tuple[Any, ...], Type | None] = {}
+        self._objects: dict[tuple[str, FindObjectFlags], Object | None] = {}
+
+    def add(self, blob: Btf) -> None:
+        self._blobs.append(blob)
+        self._types.clear()
+        self._objects.clear()
+
+    @cached_property
+    def _declared(self) -> dict[str, list[str]]:
+        return declarations()
+
+    def find_type(
+        self,
+        prog: Program,  # noqa: ARG002  drgn's signature
+        kinds: frozenset[TypeKind],
+        name: str,
+        filename: str | None,  # noqa: ARG002
+    ) -> Type | None:
+        key = (name, *sorted(kind.value for kind in kinds))
+        if key not in self._types:
+            self._types[key] = self._find_type(kinds, name)
+        return self._types[key]
+
+    def find_object(
+        self,
+        prog: Program,  # noqa: ARG002
+        name: str,
+        flags: FindObjectFlags,
+        filename: str | None,  # noqa: ARG002
+    ) -> Object | None:
+        key = name, flags
+        if key not in self._objects:
+            self._objects[key] = self._find_object(name, flags)
+        return self._objects[key]
+
+    def _find_type(self, kinds: frozenset[TypeKind], name: str) -> Type | None:
+        wanted = tuple(kind for each in kinds for kind in KINDS_OF.get(each, ()))
+        for blob in self._blobs:
+            for number in blob.ids(name, wanted):
+                found = blob.type(number)
+                if found.kind in kinds:
+                    return found
+        return None
+
+    def _find_object(self, name: str, flags: FindObjectFlags) -> Object | None:
+        if flags & FindObjectFlags.CONSTANT:
+            for blob in self._blobs:
+                if (constant := blob.enumerator(name)) is not None:
+                    return constant
+        wanted = []
+        if flags & FindObjectFlags.FUNCTION:
+            wanted.append(Kind.FUNC)
+        if flags & FindObjectFlags.VARIABLE:
+            wanted.append(Kind.VAR)
+        if not wanted or (address := self._address(name)) is None:
+            return None
+        for blob in self._blobs:
+            for number in blob.ids(name, wanted):
+                return Object(self._prog, blob.type(number), address=address)
+        if not flags & FindObjectFlags.VARIABLE:
+            return None
+        type_ = self._declared_type(name, address)
+        return None if type_ is None else Object(self._prog, type_, address=address)
+
+    def _declared_type(self, name: str, address: int) -> Type | None:
+        """Of the types a variable has had, the one of this kernel.
+
+        Where several would do, that is the largest one that its symbol has room for:
+        kallsyms knows no sizes, only where the next symbol begins.
+        """
+        found = [self._written(text, address) for text in self._declared.get(name, ())]
+        types = [type_ for type_ in found if type_ is not None]
+        if len(types) < 2:
+            return types[0] if types else None
+        room = self._room(address)
+        sizes = {type_: _size(type_) for type_ in types}
+        fitting = [type_ for type_ in types if not room or sizes[type_] <= room]
+        return max(fitting or types, key=lambda type_: sizes[type_])
+
+    def _room(self, address: int) -> int:
+        return max((symbol.size for symbol in self._prog.symbols(address)), default=0)
+
+    def _address(self, name: str) -> int | None:
+        try:
+            return self._prog.symbol(name).address
+        except LookupError:
+            return None
+
+    def _written(self, declaration: str, address: int) -> Type | None:
+        """The type a declaration names, None where this kernel has no such type.
+
+        ``{a,b}`` is the unnamed structure with these members; ``T [X]`` an array whose
+        length is a number, an enumerator, a LENGTH() of VMCOREINFO, or, where X is
+        missing, what the symbol's room holds.
+        """
+        if declaration.startswith("{"):
+            members = declaration[1:-1].split(",")
+            return next(
+                (t for b in self._blobs if (t := b.structure_of(members)) is not None), None
+            )
+        array = re.fullmatch(r"(.*\S) ?\[(\w*)\]", declaration)
+        try:
+            element = self._prog.type(array[1] if array else declaration)
+        except (LookupError, SyntaxError):
+            return None
+        if array is None:
+            return element
+        length = self._length(array[2])
+        if length is None:
+            length = self._room(address) // drgn.sizeof(element) or None
+        return self._prog.array_type(element, length)
+
+    def _length(self, word: str) -> int | None:
+        if word.isdecimal():
+            return int(word)
+        if word and (length := self._vmcoreinfo.get(f"LENGTH({word})")):
+            return int(length)
+        if word:
+            for blob in self._blobs:
+                if (constant := blob.enumerator(word)) is not None:
+                    number: int = constant.value_()
+                    return number
+        return None
+
+
+def _size(type_: Type) -> int:
+    try:
+        return drgn.sizeof(type_)
+    except TypeError:  # a flexible array
+        return 0
+
+
+def describe(
+    prog: Program,
+    vmcoreinfo: Mapping[str, str],
+    fresh: Callable[[], Program],
+    kallsyms: SymbolFinder | None = None,
+) -> list[str]:
+    """Give a program that knows only its dump's memory types, symbols and stacks.
+
+    `fresh` opens the same dump once more: reading VMCOREINFO through drgn fixes the
+    program's `char`, signed, before BTF can say better, so that is left to a program
+    of its own. `kallsyms` replaces the tables in the dump (a System.map). Returns what
+    could not be had, in sentences. Raises OpeningError where the dump cannot be opened
+    this way at all.
+    """
+    first = fresh()
+    symbols = kallsyms or _kernel_symbols(first, vmcoreinfo)
+
+    def find_symbol(
+        prog: Program, name: str | None, address: int | None, one: bool
+    ) -> Sequence[Symbol]:
+        if address is not None and address < LOWEST_KERNEL_ADDRESS:
+            return []
+        return symbols(prog, name, address, one)
+
+    prog.register_symbol_finder("kallsyms", find_symbol, enable_index=0)
+    try:
+        start, stop = (prog.symbol(f"__{edge}_BTF").address for edge in ("start", "stop"))
+        base = Btf(prog, prog.read(start, stop - start))
+    except LookupError:
+        raise OpeningError(
+            "this kernel carries no BTF (CONFIG_DEBUG_INFO_BTF is off): "
+            "its vmlinux with debug information is needed"
+        ) from None
+    except (FaultError, BtfError) as error:
+        raise OpeningError(
+            f"the kernel's BTF cannot be read from the dump ({error}): "
+            "its vmlinux with debug information is needed"
+        ) from error
+    finder = Finder(prog, vmcoreinfo)
+    finder.add(base)
+    prog.register_type_finder("btf", finder.find_type, enable_index=0)
+    prog.register_object_finder("btf", finder.find_object, enable_index=1)
+    _main_module(prog, vmcoreinfo)
+    missing = ["source lines, inline frames and local variables (no debug information)"]
+    try:
+        _module_types(prog, finder, base)
+    except (FaultError, LookupError, ValueError) as error:
+        missing.append(f"types of modules ({error})")
+    try:
+        _module_symbols(prog)
+    except (FaultError, LookupError, ValueError) as error:
+        missing.append(f"symbols of modules ({error})")
+    return missing
+
+
+def _kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> SymbolFinder:
+    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+    if "SYMBOL(kallsyms_names)" not in vmcoreinfo:
+        raise OpeningError(
+            "VMCOREINFO does not say where this kernel keeps its symbols (kernels before 6.0 do "
+            "not): its vmlinux with debug information is needed"
+        )
+    try:
+        return load_vmlinux_kallsyms(prog)
+    except (FaultError, LookupError, ValueError) as error:
+        raise OpeningError(
+            f"the kernel's symbols cannot be read from the dump ({error}): "
+            "its vmlinux with debug information is needed"
+        ) from error
+
+
+def _main_module(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
+    # drgn unwinds by the ORC tables in memory once there is a main module without a file.
+    main = prog.main_module("kernel", create=True)
+    main.address_range = prog.symbol("_stext").address, prog.symbol("_end").address
+    if build_id := vmcoreinfo.get("BUILD-ID"):
+        main.build_id = bytes.fromhex(build_id)
+    _nothing_to_load(main)
+
+
+def _nothing_to_load(module: drgn.Module) -> None:
+    module.debug_file_status = drgn.ModuleFileStatus.DONT_NEED
+    module.loaded_file_status = drgn.ModuleFileStatus.DONT_NEED
+
+
+def _module_types(prog: Program, finder: Finder, base: Btf) -> None:
+    """Every module's split BTF, from the kernel's list btf_modules."""
+    from drgn.helpers.linux.list import list_for_each_entry
+
+    entries = list_for_each_entry("struct btf_module", prog["btf_modules"].address_of_(), "list")
+    for entry in entries:
+        name = "?"
+        try:
+            name = entry.module.name.string_().decode(errors="replace")
+            blob = prog.read(entry.btf.data.value_(), entry.btf.data_size.value_())
+            finder.add(Btf(prog, blob, base))
+        except (FaultError, BtfError) as error:
+            log.warning("types of module %s: %s", name, error)
+
+
+def _module_symbols(prog: Program) -> None:
+    from drgn.helpers.linux.kallsyms import module_kallsyms
+    from drgn.helpers.linux.module import for_each_module
+
+    for module, new in prog.loaded_modules():
+        if new and isinstance(module, drgn.RelocatableModule):
+            _nothing_to_load(module)
+    symbols: list[Symbol] = []
+    for struct_module in for_each_module(prog):
+        try:
+            symbols += module_kallsyms(struct_module)
+        except (FaultError, ValueError) as error:
+            name = struct_module.name.string_().decode(errors="replace")
+            log.warning("symbols of module %s: %s", name, error)
+    prog.register_symbol_finder("module kallsyms", drgn.SymbolIndex(symbols), enable_index=1)
