@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Program
 
-from crashpy.opening.options import OpenOptions
-
 if TYPE_CHECKING:
+    from crashpy.opening.options import OpenOptions
     from crashpy.symbols import SymbolTable
     from crashpy.tasks import Task, TaskTable
     from crashpy.vmcore.recognise import Vmcore
 
 log = logging.getLogger("crashpy")
+
+
+def _default_options() -> OpenOptions:
+    from crashpy.opening.options import OpenOptions  # its package imports this module
+
+    return OpenOptions()
 
 
 @dataclass(eq=False)
@@ -35,7 +40,7 @@ class Dump:
     # crash's error(INFO): a remark in the middle of a command's output. The
     # session shows it as `CMD: message` where the output goes.
     report: Callable[[str], None] = log.warning
-    options: OpenOptions = field(default_factory=OpenOptions)  # how it was opened
+    options: OpenOptions = field(default_factory=_default_options)  # how it was opened
     files: tuple[Vmcore, ...] = ()  # the dump's files, their headers read; several: a split set
     kernel_file: str = ""  # the ELF file drgn reads: `kernel`, or what it was unpacked to
     build_id: bytes | None = None  # the kernel's
