@@ -369,3 +369,44 @@ def named(dump: Dump, word: str) -> list[Task]:
 
 def _listed(task: Task | None) -> list[Task]:
     return [] if task is None else [task]
+
+
+POSIX_CLASSES = {
+    "alnum": "a-zA-Z0-9",
+    "alpha": "a-zA-Z",
+    "blank": " \\t",
+    "cntrl": "\\x00-\\x1f\\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": "!-/:-@\\[-`{-~",
+    "space": "\\s",
+    "upper": "A-Z",
+    "xdigit": "0-9a-fA-F",
+}
+
+
+def name_pattern(word: str) -> re.Pattern[str]:
+    """The POSIX extended regular expression of a word in single quotes.
+
+    Raises CommandError where it is none.
+    """
+    pattern = word[1:-1]
+    translated = re.sub(
+        r"\[:(\w+):\]", lambda m: POSIX_CLASSES.get(m[1], m[0]), pattern.replace("[[]", "\\[")
+    )
+    try:
+        return re.compile(translated)
+    except re.error:
+        raise CommandError(f"invalid regular expression: {pattern}") from None
+
+
+def is_quoted(word: str) -> bool:
+    return len(word) > 1 and word[0] == word[-1] == "'"
+
+
+def bare_name(word: str) -> str:
+    """A command name as a task can have it: without its backslash, cut to 15 bytes."""
+    name = word.removeprefix("\\").encode(errors="surrogateescape")[:15]
+    return name.decode(errors="backslashreplace")

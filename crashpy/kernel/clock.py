@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from drgn import FaultError, Object, Program
 
 # What CONFIG_HZ may be, of all architectures.
 TICK_RATES = (24, 32, 48, 64, 100, 128, 200, 250, 256, 300, 500, 512, 1000, 1024, 1200)
 
 
-@cache
 def tick_rate(prog: Program) -> int:
-    """HZ.
+    """HZ, found once for a program."""
+    rate: int | None = prog.cache.get("crashpy.tick_rate")
+    if rate is None:
+        rate = prog.cache["crashpy.tick_rate"] = _tick_rate(prog)
+    return rate
 
-    From the configuration in the dump; else the rate at which jiffies and the
+
+def _tick_rate(prog: Program) -> int:
+    """From the configuration in the dump; else the rate at which jiffies and the
     monotonic clock agree. crash knows only the first, and otherwise guesses from
     the I/O scheduler or takes 1000.
     """
