@@ -22,6 +22,7 @@ from drgn import FaultError, Object, Program
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
+    from crashpy.lines import Lines
 
 log = logging.getLogger("crashpy")
 
@@ -88,9 +89,23 @@ class ElfSymbols:
             if kind == 2:  # SHT_SYMTAB
                 table = offset, length // 24 * 24
                 strings = headers[link][4], headers[link][5]
+        self._offsets = {s.name: h[4] for s, h in zip(self.sections, headers, strict=True)}
         view = memoryview(data)
         self.table = view[table[0] : sum(table)]
         self.strings: bytes = data[strings[0] : sum(strings)]
+
+    def section(self, name: str) -> bytes:
+        """The content of the first section of a name, decompressed; empty without one."""
+        for section in self.sections:
+            if section.name == name and not section.nobits:
+                start = self._offsets[name]
+                data: bytes = self._map[start : start + section.size]
+                if section.flags & 0x800:  # SHF_COMPRESSED
+                    from crashpy.lines import inflated
+
+                    return inflated(data)
+                return data
+        return b""
 
 
 def stripped(name: str) -> str:
@@ -115,14 +130,14 @@ class KernelSymbols:
         self.start = min((s.address for s in elf.sections if s.name == ".text"), default=0)
         self.end = max((s.address + s.size for s in elf.sections[1:]), default=0)
         values = self._values.tolist()
-        first = self._first_value(values)
+        first = self._first_value()
         heads = self._heads.tolist()
         wanted = [i for i, v in enumerate(values) if v >= first and heads[i] >> 48]
         wanted.sort(key=values.__getitem__)
         self._order = array("I", [*self._per_cpu(values, heads, first), *wanted])
         self._skip_to_text(first, len(self._order) - len(wanted))
 
-    def _first_value(self, values: list[int]) -> int:
+    def _first_value(self) -> int:
         return self.start
 
     def _per_cpu(self, values: list[int], heads: list[int], first: int) -> list[int]:
@@ -422,4 +437,10 @@ class SymbolTable:
 
     def line(self, address: int) -> str | None:
         """``FILE: LINE`` of a text address as crash's `sym`, `bt -l`, `dis -l` show it."""
-        return None
+        return self._lines.at(address)
+
+    @cached_property
+    def _lines(self) -> Lines:
+        from crashpy.lines import Lines
+
+        return Lines(self.kernel._elf, self.kernel.bias)

@@ -1,0 +1,420 @@
+"""Source lines of code addresses, chosen and written as gdb does for crash.
+
+drgn's own answer is the inline chain of an address. What crash shows is something
+else: the row of the line table that gdb keeps per source file, where a change of the
+file drops rows, and the file's name as the compiler was given it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crashpy.symbols import ElfSymbols
+
+# One row of a file's table: address, line (0: nothing from here on), is_stmt.
+Row = tuple[int, int, bool]
+
+
+@dataclass(slots=True)
+class Cursor:
+    """A place in a debug section."""
+
+    data: bytes
+    at: int = 0
+
+    def number(self, size: int) -> int:
+        self.at += size
+        return int.from_bytes(self.data[self.at - size : self.at], "little")
+
+    def unsigned(self) -> int:
+        """ULEB128"""
+        value = shift = 0
+        while True:
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def string(self) -> str:
+        start, self.at = self.at, self.data.index(0, self.at) + 1
+        return self.data[start : self.at - 1].decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The lines of one compilation unit: for each of its files the rows by address."""
+
+    directory: str
+    files: list[tuple[str, list[int], list[Row]]]
+
+    def line(self, address: int) -> str | None:
+        """gdb's find_pc_sect_line(): the file whose last row is the closest."""
+        best: tuple[int, str, int] | None = None
+        for name, starts, rows in self.files:
+            at = bisect_right(starts, address) - 1
+            if at < 0 or not rows[at][1] or (best and starts[at] <= best[0]):
+                continue
+            chosen = at
+            while (
+                chosen
+                and not rows[chosen][2]
+                and starts[chosen - 1] == starts[at]
+                and rows[chosen - 1][1]
+            ):
+                chosen -= 1
+            if not rows[chosen][2]:
+                chosen = at
+            best = starts[at], name, rows[chosen][1]
+        if best is None:
+            return None
+        _, name, line = best
+        path = name if name.startswith("/") else f"{self.directory.rstrip('/')}/{name}"
+        while "//" in path:
+            path = path.replace("//", "/")
+        return f"{path}: {line}"
+
+
+class Lines:
+    """The source lines in the debugging information of one ELF file.
+
+    `sections` says where the sections of a relocatable file (a module) were loaded.
+    """
+
+    def __init__(
+        self, elf: ElfSymbols, bias: int = 0, sections: Mapping[str, int] | None = None
+    ) -> None:
+        self._elf = elf
+        self._bias = bias
+        self._loaded = sections
+        self._tables: dict[int, Table | None] = {}
+        self._data: dict[str, bytes] = {}
+
+    def at(self, address: int) -> str | None:
+        """``FILE: LINE``, None where there is no line."""
+        address -= self._bias
+        starts, ends, units = self._ranges
+        at = bisect_right(starts, address) - 1
+        if at < 0 or address >= ends[at]:
+            return None
+        unit = units[at]
+        if unit not in self._tables:
+            try:
+                self._tables[unit] = self._table(unit)
+            except (IndexError, ValueError, struct.error):
+                self._tables[unit] = None
+        table = self._tables[unit]
+        return table.line(address) if table else None
+
+    def _section(self, name: str) -> bytes:
+        if name not in self._data:
+            data = self._elf.section(name)
+            self._data[name] = self._relocated(name, data) if self._loaded is not None else data
+        return self._data[name]
+
+    def _relocated(self, name: str, data: bytes) -> bytes:
+        """A debug section of a module with the addresses of its sections filled in."""
+        loaded = self._loaded or {}
+        elf = self._elf
+        at = [loaded.get(s.name, 0) for s in elf.sections]
+        table = elf.table
+        out = bytearray(data)
+        for offset, info, addend in struct.iter_unpack("<QQq", elf.section(f".rela{name}")):
+            kind = info & 0xFFFFFFFF
+            size = 8 if kind == 1 else 4 if kind in (2, 10, 11) else 0
+            if not size or offset + size > len(out):
+                continue
+            index = info >> 32
+            section, value = struct.unpack_from("<6xHQ", table, index * 24)
+            base = at[section] if section < len(at) else 0
+            result = (base + value + addend) & ((1 << 8 * size) - 1)
+            out[offset : offset + size] = result.to_bytes(size, "little")
+        return bytes(out)
+
+    @cached_property
+    def _ranges(self) -> tuple[list[int], list[int], list[int]]:
+        """What .debug_aranges says: addresses from, to, and the unit's offset in .debug_info."""
+        data = self._section(".debug_aranges")
+        found: list[tuple[int, int, int]] = []
+        at = 0
+        while at + 12 <= len(data):
+            length, version, unit, size, _ = struct.unpack_from("<IHIBB", data, at)
+            if version != 2 or size != 8 or length >= 0xFFFFFFF0:
+                break
+            end = min(at + 4 + length, len(data))
+            start = at + 16
+            for address, extent in struct.iter_unpack(
+                "<QQ", data[start : start + (end - start) // 16 * 16]
+            ):
+                if extent:
+                    found.append((address, address + extent, unit))
+            at = end
+        found.sort()
+        return [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
+
+    def _unit(self, offset: int) -> tuple[str, int | None]:
+        """DW_AT_comp_dir and DW_AT_stmt_list of the unit at this place in .debug_info."""
+        info = Cursor(self._section(".debug_info"), offset + 4)
+        version = info.number(2)
+        if version >= 5:
+            kind, _ = info.number(1), info.number(1)
+            abbreviations = info.number(4)
+            if kind in (4, 5):  # skeleton, split
+                info.number(8)
+        else:
+            abbreviations = info.number(4)
+            info.number(1)
+        code = info.unsigned()
+        forms = Cursor(self._section(".debug_abbrev"), abbreviations)
+        while (entry := forms.unsigned()) and entry != code:
+            forms.unsigned()
+            forms.number(1)
+            while True:
+                attribute, form = forms.unsigned(), forms.unsigned()
+                if form == 0x21:
+                    forms.unsigned()
+                if not attribute and not form:
+                    break
+        forms.unsigned()
+        forms.number(1)
+        directory, program = "", None
+        while True:
+            attribute, form = forms.unsigned(), forms.unsigned()
+            if not attribute and not form:
+                break
+            value = forms.unsigned() if form == 0x21 else self._form(info, form)
+            if attribute == 0x1B:
+                directory = str(value)
+            elif attribute == 0x10 and isinstance(value, int):
+                program = value
+        return directory, program
+
+    def _form(self, at: Cursor, form: int) -> int | str:
+        """The value of one attribute; of those kinds that a unit or a file name has."""
+        if form == 0x08:  # DW_FORM_string
+            return at.string()
+        if form in (0x0E, 0x1F):  # DW_FORM_strp, DW_FORM_line_strp
+            name = ".debug_str" if form == 0x0E else ".debug_line_str"
+            return Cursor(self._section(name), at.number(4)).string()
+        if form in (0x0F, 0x0D, 0x1A, 0x1B, 0x22, 0x23):  # udata, sdata, strx, addrx, ...listx
+            return at.unsigned()
+        if form == 0x19:  # DW_FORM_flag_present
+            return 1
+        sizes = {0x01: 8, 0x05: 2, 0x06: 4, 0x07: 8, 0x0B: 1, 0x0C: 1, 0x17: 4, 0x1E: 16}
+        sizes |= {0x25: 1, 0x26: 2, 0x27: 3, 0x28: 4, 0x29: 1, 0x2A: 2, 0x2B: 3, 0x2C: 4}
+        if form not in sizes:
+            raise ValueError(f"DWARF form {form:#x}")
+        return at.number(sizes[form])
+
+    def _entries(self, at: Cursor) -> list[tuple[str, int]]:
+        """A table of directories or files of DWARF 5: path, index of its directory."""
+        formats = [(at.unsigned(), at.unsigned()) for _ in range(at.number(1))]
+        found = []
+        for _ in range(at.unsigned()):
+            path, directory = "", 0
+            for content, form in formats:
+                value = self._form(at, form)
+                if content == 1:  # DW_LNCT_path
+                    path = str(value)
+                elif content == 2 and isinstance(value, int):  # DW_LNCT_directory_index
+                    directory = value
+            found.append((path, directory))
+        return found
+
+    def _table(self, unit: int) -> Table | None:
+        directory, offset = self._unit(unit)
+        if offset is None:
+            return None
+        at = Cursor(self._section(".debug_line"), offset)
+        end = at.number(4) + at.at
+        version = at.number(2)
+        if version >= 5:
+            at.number(2)
+        program = at.number(4) + at.at
+        minimum = at.number(1)
+        if version >= 4:
+            at.number(1)
+        is_stmt = bool(at.number(1))
+        line_base = at.number(1)
+        line_base -= 256 if line_base > 127 else 0
+        line_range, opcode_base = at.number(1), at.number(1)
+        lengths = [0, *(at.number(1) for _ in range(opcode_base - 1))]
+        if version >= 5:
+            directories: list[str] = [path for path, _ in self._entries(at)]
+            files = self._entries(at)
+        else:
+            directories = [""]
+            while path := at.string():
+                directories.append(path)
+            files = [("", 0)]
+            while path := at.string():
+                files.append((path, at.unsigned()))
+                at.unsigned(), at.unsigned()
+        names = []
+        for path, index in files:
+            folder = directories[index] if index < len(directories) else ""
+            joined = f"{folder.rstrip('/')}/{path}" if folder and path[:1] != "/" else path
+            names.append(joined)
+        machine = Machine(names, minimum, is_stmt, line_base, line_range, opcode_base, lengths)
+        machine.run(at.data, program, end)
+        tables = []
+        for name, rows in machine.rows.items():
+            if rows:
+                # Where a file ends and goes on at the same address, it goes on.
+                rows.sort(key=lambda row: (row[0], row[1] != 0))
+                tables.append((name, [row[0] for row in rows], rows))
+        return Table(directory, tables)
+
+
+@dataclass
+class Machine:
+    """DWARF's line number program, recording rows per file as gdb's buildsym does."""
+
+    names: list[str]
+    minimum: int
+    is_stmt: bool
+    line_base: int
+    line_range: int
+    opcode_base: int
+    lengths: list[int]
+
+    def __post_init__(self) -> None:
+        self.rows: dict[str, list[Row]] = {name: [] for name in self.names}
+
+    def finish(self, name: str | None, address: int) -> None:
+        """A file's rows end here; those at this very address never counted."""
+        if name is None:
+            return
+        rows = self.rows[name]
+        last: int | None = None
+        while rows:
+            last = rows[-1][1]
+            if rows[-1][0] != address:
+                break
+            rows.pop()
+        if last:
+            rows.append((address, 0, True))
+
+    def run(self, data: bytes, at: int, end: int) -> None:
+        names, all_rows = self.names, self.rows
+        base, line_base, line_range = self.opcode_base, self.line_base, self.line_range
+        step = self.minimum
+        const_pc = (255 - base) // line_range * step
+        cursor = Cursor(data)
+        # (address, line) advance of each special opcode
+        special = [
+            ((op - base) // line_range * step, line_base + (op - base) % line_range)
+            if op >= base
+            else (0, 0)
+            for op in range(256)
+        ]
+        while at < end:
+            address = last_address = discriminator = last_line = 0
+            line = file = 1
+            is_stmt, stmt_here, discriminated = self.is_stmt, False, False
+            last: str | None = None
+            name = names[file] if file < len(names) else ""
+            done = False
+            while at < end and not done:
+                op = data[at]
+                at += 1
+                emit = False
+                if op >= base:
+                    advance, delta = special[op]
+                    address += advance
+                    if delta:
+                        line += delta
+                        discriminated = discriminator != 0
+                    emit = True
+                elif op == 1:
+                    emit = True
+                elif op in (2, 3, 4, 5):
+                    value = data[at]
+                    at += 1
+                    if value >= 0x80:
+                        shift = 7
+                        value &= 0x7F
+                        while True:
+                            byte = data[at]
+                            at += 1
+                            value |= (byte & 0x7F) << shift
+                            shift += 7
+                            if byte < 0x80:
+                                break
+                        if op == 3 and byte & 0x40:
+                            value -= 1 << shift
+                    elif op == 3 and value & 0x40:
+                        value -= 128
+                    if op == 2:
+                        address += value * step
+                    elif op == 3:
+                        if value:
+                            line += value
+                            discriminated = discriminator != 0
+                    elif op == 4:
+                        file = value
+                        if file < len(names):
+                            name = names[file]
+                            discriminated = discriminator != 0
+                elif op == 6:
+                    is_stmt = not is_stmt
+                elif op == 8:
+                    address += const_pc
+                elif op == 9:
+                    address += data[at] | data[at + 1] << 8
+                    at += 2
+                elif op == 0:
+                    cursor.at = at
+                    length = cursor.unsigned()
+                    at = cursor.at
+                    code = data[at]
+                    if code == 1:
+                        done = True
+                    elif code == 2:
+                        address = int.from_bytes(data[at + 1 : at + length], "little")
+                    elif code == 4:
+                        cursor.at = at + 1
+                        discriminator = cursor.unsigned()
+                        discriminated = discriminated or discriminator != 0
+                    at += length
+                elif op < len(self.lengths) and op not in (7, 10, 11):
+                    cursor.at = at
+                    for _ in range(self.lengths[op]):
+                        cursor.unsigned()
+                    at = cursor.at
+                if not emit:
+                    continue
+                changed = last != name
+                ignored = not line or (
+                    changed and last_address == address and not is_stmt and stmt_here
+                )
+                if changed and not ignored:
+                    self.finish(last, address)
+                if not ignored and (changed or line != last_line or not discriminated):
+                    last = name
+                    all_rows[name].append((address, line, is_stmt))
+                    last_line = line
+                if last_address != address:
+                    stmt_here = False
+                    last_address = address
+                stmt_here = stmt_here or is_stmt
+                discriminator = 0
+            self.finish(last, address)
+
+
+def inflated(data: bytes) -> bytes:
+    """A section with SHF_COMPRESSED: ELF's header of the compression, then the data."""
+    kind, size = struct.unpack_from("<I4xQ", data)
+    if kind == 1:
+        return zlib.decompress(data[24:])
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompress(data[24:], max_output_size=size)
