@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
-from drgn import Architecture, Platform, PlatformFlags, Program
+from drgn import FaultError, Program
 
 from crashpy.dump import Dump
+from crashpy.opening import paths as naming
 from crashpy.opening.errors import OpeningError
-from crashpy.opening.kernels import Kernel, open_kernel, role
+from crashpy.opening.kernels import Kernel, open_kernel
 from crashpy.opening.options import OpenOptions
-from crashpy.vmcore.recognise import Vmcore, readable, recognise
-
-ARCHITECTURES = {
-    "x86_64": Architecture.X86_64,
-    "i386": Architecture.I386,
-    "i686": Architecture.I386,
-    "aarch64": Architecture.AARCH64,
-    "arm": Architecture.ARM,
-    "ppc64": Architecture.PPC64,
-    "ppc64le": Architecture.PPC64,
-    "s390x": Architecture.S390X,
-    "s390": Architecture.S390,
-    "riscv64": Architecture.RISCV64,
-    "riscv32": Architecture.RISCV32,
-}
+from crashpy.opening.program import check_compression, load, start
+from crashpy.opening.search import find_debug_file, find_kernel
+from crashpy.vmcore.recognise import Vmcore
 
 
 def open_dump(paths: Sequence[str], *, options: OpenOptions | None = None) -> Dump:
@@ -37,96 +24,165 @@ def open_dump(paths: Sequence[str], *, options: OpenOptions | None = None) -> Du
     """
     options = options or OpenOptions()
     try:
-        return _open(paths, options)
+        return _open(naming.sort_out(paths), options)
     except OSError as error:
-        name = error.filename or (paths[0] if paths else "")
+        name = error.filename or (paths[0] if paths else naming.LIVE)
         raise OpeningError(f"{name}: {error.strerror}") from error
 
 
-def _open(paths: Sequence[str], options: OpenOptions) -> Dump:
-    kernels: list[str] = []
-    dumps: list[str] = []
-    for path in paths:
-        readable(path)
-        found = role(path)
-        if found == "dump":
-            dumps.append(path)
-        elif found in ("kernel", "boot image"):
-            kernels.append(path)
-        else:
-            raise OpeningError(f"{path}: neither a dump nor a kernel image")
-    vmcore = recognise(dumps[0])
-    assert vmcore is not None
-    kernel = open_kernel(kernels[0], options)
-    if vmcore.build_id and kernel.build_id and vmcore.build_id != kernel.build_id:
-        raise OpeningError(f"{kernel.path} and {vmcore.path} do not match")
-    prog = start(vmcore, options)
-    missing = load(prog, kernel)
+def _open(named: naming.Named, options: OpenOptions) -> Dump:
+    files = naming.split_set(named.dumps)
+    dump = files[0]
+    kernels = _named_kernels(named.kernels, options)
+    for kernel in kernels:
+        _same_machine(kernel, dump)
+    if dump.build_id:  # compared before anything slow is done
+        for kernel in kernels:
+            _same_build(kernel, dump, dump.build_id)
+    prog = start(files, options)
+    check_compression(prog, dump)
+    build_id = dump.build_id or _live_build_id(dump)
+    missing = [*_damage(files), *naming.gaps(files)] if dump.split else _damage(files)
+    if kernels:
+        if build_id is None:
+            _same_memory(kernels[0], dump, prog)
+        elif dump.build_id is None:
+            for kernel in kernels:
+                _same_build(kernel, dump, build_id)
+        kernels = _with_debug_info(kernels, dump, named, options)
+    else:
+        options.progress("searching the kernel")
+        found = find_kernel(dump.release, build_id, [named.folder], options)
+        if found is None:
+            raise OpeningError(
+                f"{dump.path}: {dump.describe()}: no kernel with debug info for it was found in"
+                f" {named.folder}, {', '.join([*options.debug_dirs, '/usr/lib/debug', '/boot'])}"
+                f" or by debuginfod: {_advice(dump.release)}"
+            )
+        _same_machine(found, dump)
+        if build_id is None:
+            _same_memory(found, dump, prog)
+        kernels = _with_debug_info([found], dump, named, options)
+    missing += load(prog, kernels)
+    image, debug = kernels[0], kernels[1] if len(kernels) > 1 else None
     return Dump(
         prog,
-        kernel.path,
-        vmcore.path,
-        partial=vmcore.partial,
-        incomplete=vmcore.incomplete,
+        image.path,
+        dump.path,
+        debuginfo=debug.path if debug else None,
+        partial=dump.partial,
+        incomplete=dump.incomplete,
         missing=missing,
         options=options,
-        files=(vmcore,),
-        kernel_file=kernel.file,
-        build_id=vmcore.build_id or kernel.build_id,
+        files=tuple(files),
+        kernel_file=(debug or image).file,
+        build_id=build_id or image.build_id,
     )
 
 
-def start(vmcore: Vmcore, options: OpenOptions) -> Program:
-    """drgn's program on the dump, without types and symbols."""
-    platform = options.platform
-    if platform is None and vmcore.header and not vmcore.header.utsname[0]:
-        platform = platform_of(vmcore)  # QEMU leaves the names empty, and drgn at a loss
-    prog = Program(platform, vmcoreinfo=options.vmcoreinfo)
-    with _quiet_drgn():
-        prog.set_core_dump(os.dup(vmcore.file.fd))
-    return prog
+def _named_kernels(paths: Sequence[str], options: OpenOptions) -> list[Kernel]:
+    """The user's kernel, or kernel and debug file; the image first."""
+    kernels = [open_kernel(path, options) for path in paths]
+    for kernel in kernels:
+        if not kernel.is_kernel:
+            raise OpeningError(f"{kernel.path}: an ELF program, but not a Linux kernel")
+    if len(kernels) == 2:
+        one, other = kernels
+        if one.build_id != other.build_id or one.has_debug_info == other.has_debug_info:
+            raise OpeningError(
+                f"{one.path} ({one.describe()}) and {other.path} ({other.describe()}) are two"
+                " kernels: name the one that belongs to the dump"
+            )
+        kernels.sort(key=lambda kernel: kernel.has_debug_info)
+    elif len(kernels) > 2:
+        raise OpeningError(f"{', '.join(paths)}: more than one kernel: name one")
+    return kernels
 
 
-def platform_of(vmcore: Vmcore) -> Platform | None:
-    architecture = ARCHITECTURES.get(vmcore.machine)
-    if architecture is None:
-        return None
-    flags = PlatformFlags(0)
-    if vmcore.bits == 64:
-        flags |= PlatformFlags.IS_64_BIT
-    if vmcore.order == "<":
-        flags |= PlatformFlags.IS_LITTLE_ENDIAN
-    return Platform(architecture, flags)
+def _with_debug_info(
+    kernels: list[Kernel], dump: Vmcore, named: naming.Named, options: OpenOptions
+) -> list[Kernel]:
+    """The kernel, and its debug file where the kernel is stripped."""
+    if any(kernel.has_debug_info for kernel in kernels):
+        return kernels
+    kernel = kernels[0]
+    options.progress("searching the debug file")
+    found = find_debug_file(kernel, dump.release, [named.folder], options)
+    if found:
+        return [kernel, found]
+    link = kernel.debug_link
+    wanted = f"its debug file {link[0]}" if link else "the vmlinux with debug info of this build"
+    build = f" (BUILD-ID {kernel.build_id.hex()})" if kernel.build_id else ""
+    raise OpeningError(
+        f"{kernel.path}: no debugging data available: name {wanted}{build} as well,"
+        f" or {_advice(dump.release)}"
+    )
 
 
-def load(prog: Program, kernel: Kernel) -> list[str]:
-    """Give drgn the kernel's debug info and the list of modules; what is missing, in words."""
-    missing: list[str] = []
-    with _quiet_drgn():
-        main, _ = next(iter(prog.loaded_modules()))
-        main.try_file(kernel.file, fd=os.dup(kernel.fd))
+def _same_machine(kernel: Kernel, dump: Vmcore) -> None:
+    names = {"i686": "i386", "i586": "i386", "armv7l": "arm", "": kernel.machine}
+    if names.get(dump.machine, dump.machine) != kernel.machine:
+        raise OpeningError(
+            f"{kernel.path} is a kernel for {kernel.machine}, {dump.path} a dump of a"
+            f" {dump.machine} machine{f' running {dump.release}' if dump.release else ''}:"
+            f" {_advice(dump.release)}"
+        )
+
+
+def _same_build(kernel: Kernel, dump: Vmcore, build_id: bytes) -> None:
+    if kernel.build_id == build_id:
+        return
+    raise OpeningError(
+        f"{kernel.path} ({kernel.describe()}) and {dump.path}"
+        f" ({dump.release or 'release unknown'}, BUILD-ID {build_id.hex()}) do not match!"
+        f" {_advice(dump.release).capitalize()}"
+    )
+
+
+def _same_memory(kernel: Kernel, dump: Vmcore, prog: Program) -> None:
+    """Kernels before 5.9 have no BUILD-ID in VMCOREINFO: compare the notes in memory."""
+    section = kernel.elf.sections.get(".notes")
+    offset = int(dump.vmcoreinfo.get("KERNELOFFSET", "0"), 16)
+    if section:
+        wanted = kernel.elf.content(".notes")
         try:
-            for _ in prog.loaded_modules():
-                pass
-        except Exception as error:  # noqa: BLE001 (a damaged list raises anything)
-            missing.append(f"the list of modules: {error}")
-    return missing
+            if prog.read(section.addr + offset, len(wanted)) == wanted:
+                return
+        except FaultError:
+            if kernel.release == dump.release:  # nothing better to go by
+                return
+    elif kernel.release == dump.release:
+        return
+    raise OpeningError(
+        f"{kernel.path} ({kernel.describe()}) and {dump.path} ({dump.release or 'no release'})"
+        f" do not match! {_advice(dump.release).capitalize()}"
+    )
 
 
-@contextlib.contextmanager
-def _quiet_drgn() -> Iterator[None]:
-    """Without drgn's plugins (0.1 s of start-up for commands we do not use) and its warnings.
+def _live_build_id(dump: Vmcore) -> bytes | None:
+    from crashpy.vmcore.elf import build_id, parse_notes
 
-    What it warns of (flattened files, modules without debug info) is told by the
-    commands that meet it.
-    """
-    log = logging.getLogger("drgn")
-    before, level = os.environ.get("DRGN_DISABLE_PLUGINS"), log.level
-    os.environ.setdefault("DRGN_DISABLE_PLUGINS", "*")
-    log.setLevel(max(level, logging.ERROR))
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-        if before is None:
-            del os.environ["DRGN_DISABLE_PLUGINS"]
+    if dump.form != "kcore":
+        return None
+    return build_id(list(parse_notes(Path("/sys/kernel/notes").read_bytes(), dump.order)))
+
+
+def _damage(files: Sequence[Vmcore]) -> list[str]:
+    return [f"{file.path}: {file.damage}" for file in files if file.damage]
+
+
+def _advice(release: str) -> str:
+    """Where the right kernel comes from, by what its release looks like."""
+    if not release:
+        return "name the vmlinux that the dumped machine ran"
+    if "amd64" in release or "arm64" in release:
+        package = f"linux-image-{release}-dbg"
+    elif ".el" in release or ".fc" in release:
+        package = f"kernel-debuginfo-{release}"
+    elif "generic" in release:
+        package = f"linux-image-{release}-dbgsym"
+    elif "default" in release:
+        package = f"kernel-default-debuginfo of {release}"
+    else:
+        return f"name the vmlinux of {release} with that BUILD-ID"
+    return f"install {package}, or name its vmlinux"

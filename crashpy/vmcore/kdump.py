@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -69,6 +70,38 @@ class KdumpHeader:
             chunk = self.file.read(offset, min(step, high - offset))
             count += int.from_bytes(chunk, "little").bit_count()
         return count
+
+    def page_existed(self, pfn: int) -> bool:
+        """The machine had this page: its bit in the first bitmap."""
+        if not 0 <= pfn < self.max_mapnr:
+            return False
+        byte = self.file.read(self.bitmap_offset + pfn // 8, 1)
+        return bool(byte and byte[0] >> pfn % 8 & 1)
+
+    def stored_ranges(self) -> Iterator[tuple[int, int]]:
+        """Physical address and size of each run of pages that the file holds."""
+        bitmap = -(-self.max_mapnr // 8)
+        half = self.bitmap_blocks * self.block_size // 2
+        at = self.bitmap_offset + (half if half >= bitmap else 0)
+        first = -1
+        for offset in range(0, bitmap, 1 << 16):
+            for i, byte in enumerate(self.file.read(at + offset, min(1 << 16, bitmap - offset))):
+                pfn = (offset + i) * 8
+                if (byte == 0xFF and first >= 0) or (byte == 0 and first < 0):
+                    continue
+                for bit in range(8):
+                    stored = byte >> bit & 1
+                    if stored and first < 0:
+                        first = pfn + bit
+                    elif not stored and first >= 0:
+                        yield first * self.block_size, (pfn + bit - first) * self.block_size
+                        first = -1
+        if first >= 0:
+            yield first * self.block_size, (bitmap * 8 - first) * self.block_size
+
+    @cached_property
+    def first_stored_pfn(self) -> int | None:
+        return next((at // self.block_size for at, _ in self.stored_ranges()), None)
 
     @cached_property
     def needed_size(self) -> int:
