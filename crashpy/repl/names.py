@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Program, TypeKind
+from drgn import FaultError, Program, Type, TypeKind
 
 from crashpy.opening.btf import Btf
 
@@ -56,12 +57,21 @@ class Names:
                 while found.kind in (TypeKind.TYPEDEF, TypeKind.POINTER, TypeKind.ARRAY):
                     found = found.type
                 type_ = found
-            return sorted(m.name for m in type_.members or () if m.name)
+            return sorted(_member_names(type_))
         except (LookupError, AttributeError, TypeError, SyntaxError):
             return []
 
 
-def _aggregate(prog: Program, name: str):  # type: ignore[no-untyped-def]
+def _member_names(type_: Type) -> Iterator[str]:
+    """Names of members, those of unnamed structures and unions among them included."""
+    for member in type_.members or ():
+        if member.name:
+            yield member.name
+        elif member.type.kind in (TypeKind.STRUCT, TypeKind.UNION):
+            yield from _member_names(member.type)
+
+
+def _aggregate(prog: Program, name: str) -> Type:
     for word in ("struct", "union", ""):
         try:
             type_ = prog.type(f"{word} {name}".strip())
