@@ -1,0 +1,241 @@
+"""kmem: what the kernel uses memory for, page by page and object by object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+
+from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
+from crashpy.dump import Dump
+from crashpy.kernel.percpu import cpu_count
+from crashpy.settings import Settings
+
+from . import info, pages, slab, vmstat
+from .info import MemoryUse
+from .pages import PageFlags, PageInfo, PageMembers
+from .vmstat import VmStat, Zone
+
+Record = MemoryUse | PageInfo | PageMembers | PageFlags | VmStat | Zone | slab.Record
+
+USAGE = """[-f|-F|-c|-C|-i[=shared]|-v|-V|-n|-z|-o|-h] [-p | -m member[,member]]
+       [[-s|-S|-S=cpu[s]|-r] [slab] [-I slab[,slab]]] [-g [flags]] [[-P] address]]"""
+
+
+@command(
+    value("-i", "use", "=shared", str, "what memory is used for", optional=True),
+    flag("-p", "listed", "every page structure"),
+    value("-m", "members", "member[,member]", str, "these members of page structures"),
+    replace(flag("-s", "caches", "slab caches", value="-s"), repeat=True),
+    value("-S", "caches", "=cpu[s]", str, "slabs and objects", repeat=True, optional=True),
+    value("-I", "ignore", "slab[,slab]", str, "leave these caches out"),
+    flag("-V", "vm_stat", "counters of the whole machine"),
+    flag("-z", "zone", "counters of each zone"),
+    flag("-g", "bits", "the bits of page flags"),
+    flag("-P", "physical", "addresses are physical"),
+    operands("words", "slab|address", str, "only these"),
+    usage=USAGE,
+)
+def kmem(
+    dump: Dump,
+    *,
+    use: str | bool = False,
+    listed: bool = False,
+    members: str = "",
+    caches: Sequence[str | bool] = (),
+    ignore: str = "",
+    vm_stat: bool = False,
+    zone: bool = False,
+    bits: bool = False,
+    physical: bool = False,
+    words: Sequence[str] = (),
+    settings: Settings | None = None,
+) -> Iterator[Record]:
+    """kernel memory
+
+    Without operands each form lists all there is; an address, virtual or
+    physical, or the name of a slab cache limits it.
+
+      -i           what memory is used for; with -i=shared how much is shared, too
+      -s           slab caches: objects in use and in all, slabs
+      -S           every slab and object as well; -S=0,2 only those that CPUs 0
+                   and 2 work on. An address shows the slab that it is in.
+      -s list      names and addresses of the caches
+      -I           slab caches not to look at
+      -p           every page structure, or that of an address
+      -m           some of its members
+      -g           the bits of page flags, or those in a flags word
+      -V           counters of zones, nodes, and virtual memory events
+      -z           zones: sizes, watermarks, counters
+      -P           the address is a physical one
+
+    EXAMPLES
+      kmem -i
+      kmem -s dentry
+      kmem -p 1000
+      kmem -m flags,_refcount 1000 2000
+      kmem -g 4000
+    """
+    members_asked = pages.page_members(dump.prog, members) if members else ()
+    objects, cpus = _slab_form(dump, caches)
+    forms = (bool(use), listed or bool(members), bool(caches), vm_stat, bits)
+    if sum(forms) > 1:
+        dump.report("only one flag allowed!")
+        raise UsageError
+    if not any(forms) and not zone:
+        raise UsageError
+    addresses, name = _operands(words, named=bool(caches))
+
+    if members:
+        yield from pages.page_member_values(dump, members_asked, addresses, physical=physical)
+    elif listed:
+        yield from pages.page_infos(dump, addresses, physical=physical)
+    if caches:
+        options: dict[str, Any] = {"ignore": ignore.replace(",", " ").split()}
+        if objects:
+            options |= {"cpus": cpus, "hidden": _hidden(dump, settings)}
+            options["padded"] = getattr(settings, "redzone", True)
+        if addresses:
+            yield from _lookups(dump, addresses, name, objects, physical, options)
+        elif name == "list":
+            yield from slab.cache_names(dump)
+        else:
+            yield from (slab.everything if objects else slab.caches)(dump, name=name, **options)
+    if bits and addresses:
+        yield from pages.page_flags(dump, addresses)
+    if addresses and (zone or use or vm_stat):
+        dump.report("no address arguments allowed with this option")
+        raise UsageError
+    if use:
+        yield from info.memory_use(dump, shared=use == "=shared")
+    if zone:
+        yield from vmstat.zones(dump)
+    if vm_stat:
+        yield from vmstat.vm_stats(dump)
+    if bits and not addresses:
+        yield from pages.page_flags(dump, ())
+
+
+def _slab_form(dump: Dump, given: Sequence[str | bool]) -> tuple[bool, set[int] | None]:
+    """Whether the last of -s and -S asks for objects, and the CPUs that -S=... names."""
+    cpus: set[int] | None = None
+    for form in given:
+        if form == "-s":
+            continue
+        if cpus is not None:
+            raise CommandError("only one -S option allowed")
+        if isinstance(form, str):
+            if not form.startswith("="):
+                raise CommandError(
+                    "CPU-specific slab data to be displayed "
+                    "must be written as expected only e.g. -S=1,45."
+                )
+            cpus = cpu_list(form[1:], cpu_count(dump.prog))
+    return bool(given) and given[-1] != "-s", cpus
+
+
+def cpu_list(words: str, count: int) -> set[int]:
+    """`0,2-4` or `all` (make_cpumask())."""
+    found: set[int] = set()
+    for word in filter(None, words.split(",")):
+        if word in ("a", "all"):
+            found.update(range(count))
+            continue
+        ends = [part for part in word.split("-") if part][:2]
+        for end in ends:
+            if wrong := next((letter for letter in end if not "0" <= letter <= "9"), ""):
+                raise CommandError(f'{end}: "{wrong}" is not a digit 0 - 9')
+        if not ends or not all(int(end) < count for end in ends):
+            raise CommandError(f"invalid cpu specification: {words}")
+        found.update(range(int(ends[0]), int(ends[-1]) + 1))
+    return found
+
+
+def _hidden(dump: Dump, settings: Settings | None) -> Collection[int]:
+    """The CPUs that `set offline hide` leaves out."""
+    if getattr(settings, "offline", "show") != "hide":
+        return ()
+    return set(range(cpu_count(dump.prog))) - set(for_each_online_cpu(dump.prog))
+
+
+def _operands(words: Sequence[str], *, named: bool) -> tuple[list[int], str | None]:
+    """Addresses, and the one name of a cache that may be among them."""
+    addresses: list[int] = []
+    name: str | None = None
+    for word in words:
+        if is_hexadecimal(word):
+            addresses.append(hexadecimal(word))
+            continue
+        if name is not None:
+            raise CommandError("only one kmem_cache reference is allowed")
+        if not named:
+            raise UsageError
+        name = word.removeprefix("\\")
+    return addresses, name
+
+
+def is_hexadecimal(word: str) -> bool:
+    return bool(set(word) - set("xX")) and not set(word) - set("0123456789abcdefABCDEFxX")
+
+
+def hexadecimal(word: str) -> int:
+    """crash's htoll(): an x counts for nothing wherever it stands."""
+    digits = word[2:] if word.lower().startswith("0x") else word
+    if len(digits) > 16:
+        raise CommandError(f'input string too large: "{digits}" ({len(digits)} vs 16)')
+    return int(digits.replace("x", "").replace("X", ""), 16)
+
+
+def _lookups(
+    dump: Dump,
+    addresses: Sequence[int],
+    name: str | None,
+    objects: bool,
+    physical: bool,
+    options: dict[str, Any],
+) -> Iterator[slab.Record]:
+    """The caches or slabs that addresses name; the last cache is listed, as in crash."""
+    allocator = slab.slub(dump)
+    for number, given in enumerate(addresses, 1):
+        address = slab.virtual(dump, allocator, given, physical)
+        if (cache := allocator.cache_at(address)) is None:
+            yield slab.Lookup(Address(address))
+            yield from slab.lookup(
+                dump,
+                allocator,
+                address,
+                whole=objects,
+                selected=name,
+                ignore=options["ignore"],
+                padded=options.get("padded", True),
+            )
+            continue
+        if name is not None:
+            raise CommandError("only one kmem_cache reference is allowed")
+        name = cache.name
+        if number == len(addresses):
+            yield slab.Lookup(Address(address))
+            yield from (slab.everything if objects else slab.caches)(dump, name=name, **options)
+
+
+TEXTS: dict[type, Callable[[Iterable[Any]], Iterator[str]]] = {
+    MemoryUse: info.lines,
+    PageInfo: pages.page_lines,
+    PageMembers: pages.member_lines,
+    PageFlags: pages.flags_lines,
+    VmStat: vmstat.vm_stat_lines,
+    Zone: vmstat.zones_lines,
+}
+
+
+@kmem.text
+def lines(records: Iterable[Record], *, settings: Settings | None = None) -> Iterator[str]:
+    """Each form has a layout of its own."""
+    for show, same in groupby(records, lambda record: TEXTS.get(type(record), slab.lines)):
+        if show is pages.member_lines:
+            yield from pages.member_lines(same, radix=settings.radix if settings else 10)
+        else:
+            yield from show(same)

@@ -1,0 +1,316 @@
+"""kmem -p, -m: every page structure; -g: the flags in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from typing import Any, NamedTuple
+
+from drgn import Program, TypeKind, offsetof
+
+from crashpy.command import Address, CommandError
+from crashpy.dump import Dump
+from crashpy.kernel.pages import (
+    MemMap,
+    Section,
+    byte_order,
+    column,
+    flag_bits,
+    flag_names,
+    kernel_address,
+    kernel_to_physical,
+    mem_map,
+)
+
+
+class PageInfo(NamedTuple):
+    """A struct page. A tuple, not a dataclass: there are millions of them."""
+
+    page: int  # struct page *
+    physical: int
+    mapping: int  # struct address_space *, with flags in its low bits
+    index: int
+    count: int  # _refcount
+    flags: int
+    names: tuple[str, ...]  # of the flags
+
+    def __json__(self) -> dict[str, Any]:
+        addresses = {name: Address(getattr(self, name)) for name in ("page", "physical", "mapping")}
+        return {**self._asdict(), **addresses, "flags": Address(self.flags)}
+
+
+class PageMembers(NamedTuple):
+    """The members of a struct page that were asked for."""
+
+    page: int  # struct page *
+    members: tuple[PageMember, ...]  # the same for every page
+    values: tuple[Any, ...]
+
+    def __json__(self) -> dict[str, Any]:
+        named = {m.path: m.plain(v) for m, v in zip(self.members, self.values, strict=True)}
+        return {"page": Address(self.page), **named}
+
+
+@dataclass(frozen=True)
+class PageFlags:
+    """The bits that a flags word may have or has."""
+
+    flags: int  # 0: all that there are
+    bits: tuple[tuple[str, int], ...]  # enumerator, bit
+    width: int  # of the longest enumerator
+    digits: int  # of the highest bit's value
+
+
+@dataclass(frozen=True)
+class PageMember:
+    """A member as `kmem -m` names it, and how to read and show it."""
+
+    path: str
+    offset: int
+    kind: TypeKind
+    size: int
+    signed: bool
+    bit_offset: int = 0
+    bit_size: int = 0
+
+    def plain(self, value: Any) -> Any:
+        if self.kind == TypeKind.POINTER or self.path == "flags":
+            return Address(value)
+        return value
+
+
+def where(
+    dump: Dump, addresses: Sequence[int], physical: bool
+) -> Iterator[tuple[Section, int, int]]:
+    """The runs of pages to show: all of them, or that of each address."""
+    pages = mem_map(dump.prog)
+    if not addresses:
+        for section in pages.sections:
+            yield section, 0, section.pages
+    for address in addresses:
+        pfn = _frame(dump.prog, pages, address, physical)
+        section = None if pfn is None else pages.section(pfn)
+        if pfn is not None and section is not None:
+            yield section, pfn - section.first_pfn, 1
+
+
+def _frame(prog: Program, pages: MemMap, address: int, physical: bool) -> int | None:
+    """The page frame that an address of any kind means (dump_mem_map())."""
+    if physical or not kernel_address(prog, address):
+        return address // pages.page_size
+    if (pfn := pages.pfn(address)) is not None:
+        return pfn
+    found = kernel_to_physical(prog, address)
+    return None if found is None else found // pages.page_size
+
+
+def pieces(
+    pages: MemMap, runs: Iterable[tuple[Section, int, int]]
+) -> Iterator[tuple[range, range, bytes]]:
+    """Addresses, physical addresses and bytes of struct pages, a section at a time."""
+    for section, first, count in runs:
+        run = Section(section.first_pfn + first, count, section.mem_map + first * pages.entry, True)
+        for start, data in pages.read(run):
+            number = len(data) // pages.entry
+            page = run.mem_map + start * pages.entry
+            physical = (run.first_pfn + start) * pages.page_size
+            yield (
+                range(page, page + number * pages.entry, pages.entry),
+                range(physical, physical + number * pages.page_size, pages.page_size),
+                data,
+            )
+
+
+class FlagNames(dict[int, tuple[str, ...]]):
+    """Flags word -> the names of its bits; few words are in use, each worked out once."""
+
+    def __init__(self, prog: Program) -> None:
+        super().__init__()
+        self._names = flag_names(prog)
+
+    def __missing__(self, flags: int) -> tuple[str, ...]:
+        found = self[flags] = tuple(name for mask, name in self._names if flags & mask)
+        return found
+
+
+def page_infos(
+    dump: Dump, addresses: Sequence[int] = (), *, physical: bool = False
+) -> Iterator[PageInfo]:
+    """Every page of the memory map, or those of the addresses."""
+    prog = dump.prog
+    pages = mem_map(prog)
+    names = FlagNames(prog)
+    kind, entry = pages.page_type, pages.entry
+    word = "Q" if prog.type("unsigned long").size == 8 else "I"
+    count = "_refcount" if kind.has_member("_refcount") else "_count"
+    # index is __folio_index since acc53a0b4c15 ("mm: rename page->index to
+    # page->__folio_index") (6.16).
+    index = "index" if kind.has_member("index") else "__folio_index"
+
+    def values(data: bytes, code: str, member: str) -> list[int]:
+        return column(prog, data, code, kind.member(member).offset, entry)
+
+    make = partial(tuple.__new__, PageInfo)
+    for page, physical_address, data in pieces(pages, where(dump, addresses, physical)):
+        flags = values(data, word, "flags")
+        yield from map(
+            make,
+            zip(
+                page,
+                physical_address,
+                values(data, word, "mapping"),
+                values(data, word, index),
+                values(data, "i", count),
+                flags,
+                map(names.__getitem__, flags),
+                strict=True,
+            ),
+        )
+
+
+def page_lines(infos: Iterable[PageInfo]) -> Iterator[str]:
+    """crash's columns (dump_mem_map_SPARSEMEM())."""
+    shown: dict[int, str] = {}
+    yield "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS"
+    for page, physical, mapping, index, count, flags, names in infos:
+        text = shown.get(flags)
+        if text is None:
+            text = shown[flags] = f"{flags:x} {','.join(names)}".rstrip()
+        yield f"{page:x} {physical:8x} {mapping:16x} {index:8x} {count:2d} {text}"
+
+
+def page_members(prog: Program, words: str) -> tuple[PageMember, ...]:
+    """`member[,member]` (collect_page_member_data())."""
+    if words.endswith((",", ".")):
+        raise CommandError(f"invalid format: {words}")
+    return tuple(_member(prog, path) for path in words.replace(",", " ").split())
+
+
+def _member(prog: Program, path: str) -> PageMember:
+    kind = prog.type("struct page")
+    bit_offset = bit_size = 0
+    try:
+        offset = offsetof(kind, path)
+        found = kind
+        for name in path.split("."):
+            while found.kind == TypeKind.TYPEDEF:
+                found = found.type
+            member = found.member(name)
+            found, bit_size = member.type, member.bit_field_size or 0
+            bit_offset = member.bit_offset
+    except (LookupError, TypeError, SyntaxError, ValueError) as error:
+        raise CommandError(f"invalid page struct member: {path}") from error
+    found = found.unaliased()
+    size = found.size or 0 if found.kind not in (TypeKind.FUNCTION, TypeKind.VOID) else 0
+    if bit_size:  # the containing word
+        offset, bit_offset = bit_offset // (8 * size) * size, bit_offset % (8 * size)
+        if byte_order(prog) == "big":
+            bit_offset = 8 * size - bit_offset - bit_size
+    signed = found.kind == TypeKind.INT and found.is_signed
+    return PageMember(path, offset, found.kind, size, signed, bit_offset, bit_size)
+
+
+def page_member_values(
+    dump: Dump, members: tuple[PageMember, ...], addresses: Sequence[int], *, physical: bool = False
+) -> Iterator[PageMembers]:
+    """Those members of every page, or of the pages of the addresses."""
+    prog = dump.prog
+    pages = mem_map(prog)
+    make = partial(tuple.__new__, PageMembers)
+    for page, _, data in pieces(pages, where(dump, addresses, physical)):
+        columns = [_values(prog, pages, data, member) for member in members]
+        yield from map(make, zip(page, repeat(members), zip(*columns, strict=True)))
+
+
+def _values(prog: Program, pages: MemMap, data: bytes, member: PageMember) -> list[Any]:
+    size, kind = member.size, member.kind
+    if kind in (TypeKind.POINTER, TypeKind.INT, TypeKind.BOOL) and size in (1, 2, 4, 8):
+        code = {1: "b", 2: "h", 4: "i", 8: "q"}[size]
+        if not member.signed:
+            code = code.upper()
+        found = column(prog, data, code, member.offset, pages.entry)
+        if member.bit_size:
+            mask = (1 << member.bit_size) - 1
+            found = [value >> member.bit_offset & mask for value in found]
+        return found
+    if kind == TypeKind.STRUCT and (size % 4 == 0 or size == 2):
+        # A structure is shown as the words that it is made of.
+        width = 8 if size % 8 == 0 else 4 if size % 4 == 0 else 2
+        code = {8: "Q", 4: "I", 2: "H"}[width]
+        if member.path.startswith(("_count", "_mapcount")):
+            code, width, size = "i", 4, 4
+        parts = [
+            column(prog, data, code, member.offset + at, pages.entry)
+            for at in range(0, size, width)
+        ]
+        return list(zip(*parts, strict=True))
+    raise CommandError(f"unsupported page member reference: page.{member.path}")
+
+
+def member_lines(pages: Iterable[PageMembers], *, radix: int = 10) -> Iterator[str]:
+    """crash's columns of members (show_page_member_data())."""
+    shows: list[Callable[[Any], str]] = []
+    for page, members, values in pages:
+        if not shows:
+            shows = [_show(member, radix) for member in members]
+            yield "      PAGE      " + "".join(f"  {member.path}" for member in members)
+        yield f"{page:x}  " + "".join([f(v) for f, v in zip(shows, values, strict=True)])
+
+
+def _show(member: PageMember, radix: int) -> Callable[[Any], str]:
+    """How crash shows a member: the missing spaces after some are its own."""
+    size = member.size
+    counter = member.path.startswith(("_count", "_mapcount"))
+    if member.kind == TypeKind.POINTER:
+        return "{:016x}  ".format if size == 8 else "{:08x}  ".format
+    if member.kind == TypeKind.STRUCT:
+        if counter:
+            return lambda value: f"{value[0]}  "
+        if size % 8 == 0:
+            return lambda value: ",".join([f"{v:016x}" for v in value]) + "  "
+        if size % 4 == 0:
+            return lambda value: ",".join([f"{v:08x}" for v in value])
+        return lambda value: f"{value[0]:04x}  "
+    if member.kind == TypeKind.BOOL:
+        return lambda value: f"{'true' if value else 'false'}  "
+    if counter or (radix == 10 and member.path != "flags"):
+        return "{}  ".format
+    mask, digits = (1 << 8 * size) - 1, 2 * size
+    end = "" if member.signed and size == 8 else "  "
+    return lambda value: f"{value & mask:0{digits}x}{end}"
+
+
+def page_flags(dump: Dump, words: Sequence[int]) -> Iterator[PageFlags]:
+    """The enumerators of enum pageflags, or those in each flags word."""
+    try:
+        enumerators = flag_bits(dump.prog)
+    except LookupError:
+        raise CommandError("enum pageflags does not exist in this kernel") from None
+    bits = [(name, bit) for name, bit in enumerators if "PG_" in name]
+    width = max((len(name) for name, _ in enumerators), default=0)
+    digits = (max((bit for _, bit in bits), default=0) + 1) // 4 + 1
+    for flags in words or (0,):
+        found = tuple((name, bit) for name, bit in bits if not flags or flags >> bit & 1)
+        yield PageFlags(flags, found, width, digits)
+
+
+def flags_lines(words: Iterable[PageFlags]) -> Iterator[str]:
+    """An empty line between flags words."""
+    for number, flags in enumerate(words):
+        if number:
+            yield ""
+        yield from _flags_lines(flags)
+
+
+def _flags_lines(flags: PageFlags) -> Iterator[str]:
+    """One flags word (dump_page_flags())."""
+    indent = "  " if flags.flags else ""
+    if flags.flags:
+        yield f"FLAGS: {flags.flags:x}"
+    yield f"{indent}{'PAGE-FLAG':<{flags.width}} BIT  VALUE"
+    for name, bit in flags.bits:
+        yield f"{indent}{name:<{flags.width}}  {bit:2}  {1 << bit:0{flags.digits}x}"
+    if not flags.bits:
+        yield "  (none found)"
