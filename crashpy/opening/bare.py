@@ -187,14 +187,15 @@ def describe(
     vmcoreinfo: Mapping[str, str],
     fresh: Callable[[], Program],
     kallsyms: SymbolFinder | None = None,
+    btf: bytes = b"",
 ) -> list[str]:
     """Give a program that knows only its dump's memory types, symbols and stacks.
 
     `fresh` opens the same dump once more: reading VMCOREINFO through drgn fixes the
     program's `char`, signed, before BTF can say better, so that is left to a program
-    of its own. `kallsyms` replaces the tables in the dump (a System.map). Returns what
-    could not be had, in sentences. Raises OpeningError where the dump cannot be opened
-    this way at all.
+    of its own. `kallsyms` replaces the symbol tables in the dump (a System.map), `btf`
+    the kernel's types there (a boot image has them too). Returns what could not be had,
+    in words. Raises OpeningError where the dump cannot be opened this way at all.
     """
     first = fresh()
     symbols = kallsyms or _kernel_symbols(first, vmcoreinfo)
@@ -208,8 +209,7 @@ def describe(
 
     prog.register_symbol_finder("kallsyms", find_symbol, enable_index=0)
     try:
-        start, stop = (prog.symbol(f"__{edge}_BTF").address for edge in ("start", "stop"))
-        base = Btf(prog, prog.read(start, stop - start))
+        base = Btf(prog, btf or _kernel_btf(prog))
     except LookupError:
         raise OpeningError(
             "this kernel carries no BTF (CONFIG_DEBUG_INFO_BTF is off): "
@@ -235,6 +235,11 @@ def describe(
     except (FaultError, LookupError, ValueError) as error:
         missing.append(f"symbols of modules ({error})")
     return missing
+
+
+def _kernel_btf(prog: Program) -> bytes:
+    start, stop = (prog.symbol(f"__{edge}_BTF").address for edge in ("start", "stop"))
+    return prog.read(start, stop - start)
 
 
 def _kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> SymbolFinder:
