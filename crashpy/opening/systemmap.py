@@ -27,16 +27,13 @@ def read_symbols(path: str, vmcoreinfo: Mapping[str, str]) -> SymbolIndex:
     ]
     if not found:
         raise OpeningError(f"{path}: neither a System.map nor a copy of /proc/kallsyms")
-    start = next((address for address, _, name in found if name == "_stext"), 0)
-    if not start:
+    if not any(address for address, _, _ in found):
+        raise OpeningError(f"{path}: its addresses are all zero: it was saved without CAP_SYSLOG")
+    moved = _moved(found, vmcoreinfo)
+    if moved is None:
         raise OpeningError(
-            f"{path}: its addresses are all zero (saved without CAP_SYSLOG), or _stext is missing"
-        )
-    moved = int(vmcoreinfo.get("SYMBOL(_stext)", hex(start)), 16) - start
-    if moved not in (0, int(vmcoreinfo.get("KERNELOFFSET", "0"), 16)):
-        raise OpeningError(
-            f"{path}: _stext is at {start:#x} there, which is not where the dump's kernel has it:"
-            " it belongs to another kernel"
+            f"{path}: its addresses are not those of the dump's kernel"
+            f" {vmcoreinfo.get('OSRELEASE', '')}: it belongs to another one"
         )
     found.sort(key=lambda entry: entry[0])
     symbols = []
@@ -55,3 +52,22 @@ def read_symbols(path: str, vmcoreinfo: Mapping[str, str]) -> SymbolIndex:
             )
         )
     return SymbolIndex(symbols)
+
+
+def _moved(found: list[tuple[int, str, str]], vmcoreinfo: Mapping[str, str]) -> int | None:
+    """How far the dump's kernel lies from the file's; None where they are two kernels.
+
+    VMCOREINFO tells the addresses of a handful of symbols: all must have moved alike.
+    """
+    addresses = {name: address for address, _, name in found}
+    distances = {
+        int(value, 16) - addresses[name]
+        for key, value in vmcoreinfo.items()
+        if key.startswith("SYMBOL(")
+        # An array's entry holds where the array it points to is, not where it is.
+        if (name := key[7:-1]) in addresses and name not in ("mem_section", "node_data")
+    }
+    if len(distances) != 1:
+        return None
+    [moved] = distances
+    return moved if moved in (0, int(vmcoreinfo.get("KERNELOFFSET", "0"), 16)) else None
