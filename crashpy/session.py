@@ -66,6 +66,7 @@ class Session:
         self.aliases: dict[str, Alias] = dict(grammar.BUILTIN_ALIASES)
         self.history = History()
         self.extensions: dict[Path, dict[str, Command[..., Any]]] = {}
+        self.python_names: dict[str, Any] = {}  # what `py` lines have bound
         self.finished = False  # `exit` was entered
         self.failures = 0  # error messages so far
         self.speaker = PROGRAM  # whose name goes before a message
@@ -322,8 +323,12 @@ class Session:
     # Messages
 
     def report(self, text: str) -> None:
-        """A remark of the running command; it is shown before the command's next line."""
-        self._reports.append(self._failure(text, self.speaker))
+        """A remark of the running command; it is shown before the command's next line.
+
+        One that says WARNING: or NOTE: itself has no command before it (crash's error()).
+        """
+        report = self._failure(text, self.speaker)
+        self._reports.append(Report(text) if text.startswith(("WARNING: ", "NOTE: ")) else report)
 
     @contextlib.contextmanager
     def speaking_as(self, name: str) -> Iterator[None]:
