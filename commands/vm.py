@@ -1,0 +1,589 @@
+"""vm: the address spaces of tasks, their areas, and where each page of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from drgn import FaultError
+
+from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
+from crashpy.commands.files import crash_hex
+from crashpy.faults import skipping
+from crashpy.kernel.mm import (
+    Area,
+    GenericPageTable,
+    Mm,
+    PageTable,
+    Run,
+    Swap,
+    cached_resident_pages,
+    checked_mm,
+    has_symbol,
+    page_table,
+    physical_digits,
+)
+from crashpy.kernel.vfs import Vfs
+from crashpy.tasks import Task, is_number, named
+from crashpy.text import centered, task_header
+
+if TYPE_CHECKING:
+    from crashpy.dump import Dump
+    from crashpy.gdb.target import Target
+    from crashpy.settings import Settings
+
+
+@dataclass(frozen=True)
+class TaskMemory:
+    pid: int
+    task: Address  # struct task_struct *
+    cpu: int
+    comm: str
+    mm: Address  # struct mm_struct *, 0 of a kernel thread
+    pgd: Address  # pgd_t *
+    rss_kib: int
+    total_vm_kib: int
+    # How crash shows it. The task's header is `foreach`'s own business where it asks.
+    header: bool = field(default=False, repr=False)
+    after_another: bool = field(default=False, repr=False)
+    totals: bool = field(default=True, repr=False)  # the MM and PGD lines
+    digits: int = field(default=8, repr=False)  # of a physical address on this machine
+    last: bool = field(default=False, repr=False)  # of what -R found in this task
+
+
+@dataclass(frozen=True)
+class MemoryArea:
+    vma: Address  # struct vm_area_struct *
+    start: Address
+    end: Address
+    flags: Address  # VM_*
+    file: str  # the path; empty of an anonymous area
+    # Whether crash repeats the titles before it.
+    headed: bool = field(default=False, repr=False)
+    last: bool = field(default=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages one after the other: all in memory in one piece, all in a file, all nowhere."""
+
+    start: Address
+    pages: int
+    physical: Address | None  # of the first page
+    swap: str | None = None  # file or device
+    swap_page: int | None = None
+    file: str | None = None  # of pages that are not mapped, but have a place in a file
+    file_offset: Address | None = None  # of the first page
+    readable: bool = True  # False where the dump lacks their page table
+    last: bool = field(default=False, repr=False)
+
+
+@dataclass(frozen=True)
+class NoArea:
+    """`-P` names no area of this task."""
+
+    vma: Address
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure of the kernel, shown as gdb shows it."""
+
+    type: str
+    address: Address
+    data: bytes = field(repr=False)
+    target: Target = field(repr=False)
+
+    def __json__(self) -> dict[str, Any]:
+        from crashpy.gdb.values import plain_value
+
+        kind = self.target.prog.type(f"struct {self.type}")
+        members = plain_value(self.target, kind, self.data, 0, self.address)
+        return {"type": self.type, "address": self.address, "value": members}
+
+
+Record = TaskMemory | MemoryArea | Pages | NoArea | Structure
+
+
+@command(
+    flag("-p", "pages", "translate every page"),
+    value("-P", "area", "vma", crash_hex, "translate the pages of this area"),
+    value("-M", "mm", "mm", str, "use this mm where the task has none"),
+    value("-R", "reference", "reference", str, "only what this names", repeat=True),
+    flag("-m", "mm_struct", "show the mm_struct"),
+    flag("-v", "vm_area_structs", "show the vm_area_structs"),
+    flag("-x", "radix", "structures in hexadecimal", value=16),
+    flag("-d", "radix", "structures in decimal", value=10),
+    operands("tasks", "pid | task", str, "the memory of these tasks"),
+    usage=(
+        "[-p | -P vma | -M mm | -v | -m | -x | -d | [-R reference] [pid | task]]\n"
+        "     [-f vm_flags]"
+    ),
+)
+def vm(
+    dump: Dump,
+    *,
+    tasks: Sequence[str | Task] = (),
+    pages: bool = False,
+    area: int | None = None,
+    mm: str | None = None,
+    reference: Sequence[str] = (),
+    mm_struct: bool = False,
+    vm_area_structs: bool = False,
+) -> Iterator[Record]:
+    """virtual memory
+
+    The mm_struct, page directory, resident and total size of a task's address space,
+    and its areas: vm_area_struct, start, end, flags, file. Without PID or task
+    address: of the current context.
+
+    -p             where each page is: its physical address, the page of a swap
+                   device, the offset in a file, or nowhere
+    -P vma         the same of one area
+    -M mm          an address space that an exiting task has left already
+    -R reference   only areas and pages with this number (virtual or physical
+                   address, vm_area_struct, flags, offset in swap or file) or in
+                   this file; mostly in `foreach vm -R libc`
+    -m, -v         the mm_struct, or each vm_area_struct, as gdb shows it
+    -x, -d         with -m and -v: numbers in hexadecimal or decimal
+    -f vm_flags    the names of the bits of a FLAGS column
+
+    EXAMPLES
+      crash> vm 96
+      crash> vm -p 126
+      crash> vm -R busybox 1
+      crash> vm -f 8100073
+    """
+    if isinstance(reference, str):
+        reference = (reference,)
+    if len(reference) > 1:
+        dump.report("only one -R option allowed")
+        raise UsageError
+    forced = _forced_mm(dump, mm) if mm is not None else None
+    want = _Want(
+        pages, area, forced, reference[0] if reference else None, mm_struct, vm_area_structs
+    )
+    reader = _Reader(dump, want)
+    if not tasks:
+        yield from reader.read(dump.context, header=True)
+    shown = 0
+    for chosen in tasks:
+        if isinstance(chosen, Task):
+            yield from reader.read(chosen)
+            continue
+        matching = named(dump, chosen)
+        if not matching:
+            gap = "\n" if shown else ""
+            dump.report(f"{gap}invalid task or pid value: {chosen}")
+            shown += 1
+        for task in matching:
+            yield from reader.read(task, header=True, after_another=shown > 0)
+            shown += want.reference is None
+
+
+def _forced_mm(dump: Dump, word: str) -> int:
+    from crashpy.kernel.pages import kernel_address
+
+    address = crash_hex(word)
+    if not kernel_address(dump.prog, address):
+        raise CommandError(f"invalid mm_struct address: {word}")
+    return address
+
+
+@vm.check
+def _one_of_a_kind(given: Sequence[str]) -> None:
+    """Its cmd_vm(): one of -p, -P, -m, -v, -R, but -R may follow -p; -f comes before any."""
+    if "-x" in given and "-d" in given:
+        raise CommandError("-d and -x are mutually exclusive")
+    kinds = [name for name in given if name in ("-p", "-P", "-m", "-v", "-R", "-f")]
+    if "-f" in kinds:
+        if kinds[0] != "-f":
+            raise UsageError
+    elif kinds[:2] == ["-p", "-R"]:
+        if len(kinds) > 2 and set(kinds[2:]) != {"-R"}:
+            raise UsageError
+    elif len(kinds) > 1 and set(kinds) != {"-R"}:
+        raise UsageError
+
+
+@dataclass(frozen=True)
+class _Want:
+    pages: bool
+    area: int | None
+    forced_mm: int | None
+    reference: str | None
+    mm_struct: bool
+    vm_area_structs: bool
+
+
+class _Reader:
+    def __init__(self, dump: Dump, want: _Want) -> None:
+        self._dump = dump
+        self._prog = dump.prog
+        self._want = want
+        self._mm = Mm.of(dump.prog)
+        self._vfs = Vfs.of(dump.prog)
+        self._page_kib = dump.prog["PAGE_SIZE"].value_() // 1024
+        self._swap: Swap | None = None
+        self._digits = physical_digits(dump.prog)
+
+    def read(
+        self, task: Task, *, header: bool = False, after_another: bool = False
+    ) -> Iterator[Record]:
+        want = self._want
+        with skipping(f"the memory of task {task.address:x}"):
+            memory = self._totals(task, header, after_another)
+            if want.reference is not None:
+                yield from _Search(self, memory, want.reference)
+                return
+            yield memory
+            mm: int = memory.mm
+            if not mm and want.forced_mm is not None:
+                mm = checked_mm(self._prog, want.forced_mm)
+            if not mm:
+                return
+            if want.mm_struct:
+                yield self._structure("mm_struct", mm)
+            elif want.vm_area_structs:
+                for area in self._mm.areas(mm):
+                    yield self._structure("vm_area_struct", area.address)
+            else:
+                yield from self._areas(mm)
+
+    def _areas(self, mm: int) -> Iterator[Record]:
+        want, found = self._want, False
+        for number, area in enumerate(self._mm.areas(mm)):
+            if want.area is not None and area.address != want.area:
+                continue
+            found = True
+            translated = want.pages or want.area is not None
+            yield self.area(area, headed=translated or number == 0)
+            if translated:
+                yield from self.pages(area, mm)
+        if want.area is not None and not found:
+            yield NoArea(Address(want.area))
+
+    def _totals(self, task: Task, header: bool, after_another: bool) -> TaskMemory:
+        """Its get_task_mem_usage()."""
+        want = self._want
+        pgd = rss = total = 0
+        mm = 0 if "ZO" in self._dump.tasks.state(task) else task.mm
+        if mm:
+            space = self._mm.space(mm)
+            if not task.exiting or space.users > 0:
+                pgd, total = space.pgd, space.total_pages
+                rss = space.resident_pages + cached_resident_pages(self._dump, task)
+        structures = want.mm_struct or want.vm_area_structs
+        return TaskMemory(
+            task.pid,
+            Address(task.address),
+            task.cpu,
+            task.comm,
+            Address(mm),
+            Address(pgd),
+            rss * self._page_kib,
+            total * self._page_kib,
+            header,
+            after_another,
+            totals=not structures and want.area is None,
+            digits=self._digits,
+        )
+
+    def area(self, area: Area, *, headed: bool) -> MemoryArea:
+        return MemoryArea(
+            Address(area.address),
+            Address(area.start),
+            Address(area.end),
+            Address(area.flags),
+            self.file_of(area),
+            headed,
+        )
+
+    def file_of(self, area: Area) -> str:
+        if not area.file:
+            return ""
+        try:
+            path = self._vfs.file(area.file)
+            return self._vfs.path(path) if path.dentry else ""
+        except FaultError:
+            return ""
+
+    def areas_of(self, mm: int) -> list[Area]:
+        return self._mm.areas(mm)
+
+    def table_of(self, mm: int) -> PageTable | GenericPageTable:
+        return page_table(self._prog, mm, self._mm.space(mm).pgd)
+
+    def pages(
+        self, area: Area, mm: int, table: PageTable | GenericPageTable | None = None
+    ) -> Iterator[Pages]:
+        file = self.file_of(area)
+        for run in (table or self.table_of(mm)).runs(area.start, area.end):
+            yield self._place(run, area, file)
+
+    def _place(self, run: Run, area: Area, file: str) -> Pages:
+        start = Address(run.start)
+        if run.physical is not None or not run.readable:
+            physical = Address(run.physical) if run.physical is not None else None
+            return Pages(start, run.pages, physical, readable=run.readable)
+        if run.swap is not None:
+            if self._swap is None:
+                self._swap = Swap(self._prog)
+            if (location := self._swap.location(run.swap)) is not None:
+                return Pages(start, run.pages, None, *location)
+        if file:
+            page = self._page_kib * 1024
+            offset = area.pgoff * page + run.start - area.start
+            return Pages(start, run.pages, None, None, None, file, Address(offset % 2**64))
+        return Pages(start, run.pages, None)
+
+    def _structure(self, name: str, address: int) -> Structure:
+        kind = self._prog.type(f"struct {name}")
+        data = self._prog.read(address, kind.size or 0)
+        return Structure(name, Address(address), data, _target(self._dump))
+
+
+def _target(dump: Dump) -> Target:
+    from crashpy.gdb.target import Target
+
+    target = dump.prog.cache.get(_target)
+    if not isinstance(target, Target):
+        target = dump.prog.cache[_target] = Target(dump)
+    return target
+
+
+class _Search:
+    """What -R finds in one task (crash's handle_each_vm_area() and vm_area_page_dump())."""
+
+    def __init__(self, reader: _Reader, memory: TaskMemory, reference: str) -> None:
+        self._reader = reader
+        self._memory = memory
+        self._reference = reference
+        self._hex = crash_hex(reference) if is_number(reference) else None
+        self._decimal = None
+        if self._hex is not None:
+            self._decimal = int(reference) if reference.isdecimal() else 0
+        self._shown = self._paged = False
+
+    def __iter__(self) -> Iterator[Record]:
+        held: TaskMemory | MemoryArea | Pages | None = None
+        for record in self._found():
+            if held is not None:
+                yield held
+            held = record
+        if held is not None:
+            yield replace(held, last=True)
+
+    def _found(self) -> Iterator[TaskMemory | MemoryArea | Pages]:
+        memory = self._memory
+        if self._hex is not None and self._hex in (memory.mm, memory.pgd):
+            yield memory
+            return
+        if not memory.mm:
+            return
+        table = self._reader.table_of(memory.mm)
+        for area in self._reader.areas_of(memory.mm):
+            for record in self._area(area, table):
+                if not self._shown:
+                    self._shown = True
+                    yield memory
+                yield record
+
+    def _area(
+        self, area: Area, table: PageTable | GenericPageTable
+    ) -> Iterator[MemoryArea | Pages]:
+        record = self._reader.area(area, headed=True)
+        itself = self._hex is not None and self._hex in (area.address, area.flags)
+        itself = itself or self._names(record.file)
+        if itself:
+            # Titles come again after pages only.
+            headed = not self._shown or self._paged
+            self._paged = False
+            yield self._reader.area(area, headed=headed)
+        for run in self._reader.pages(area, self._memory.mm, table):
+            for found in self._matching(run):
+                if not itself:
+                    itself = True
+                    yield record
+                self._paged = True
+                yield found
+
+    def _names(self, path: str) -> bool:
+        if not path:
+            return False
+        part = self._reference
+        return path == "/" if part == "/" else part in path
+
+    def _matching(self, run: Pages) -> Iterator[Pages]:
+        """The pages of a run that the reference names, each a run of its own."""
+        if run.swap is not None:
+            if self._names(run.swap) or self._hex == run.start or self._decimal == run.swap_page:
+                yield run
+            return
+        if self._hex is None:
+            return
+        places = {
+            (self._hex - first) // 4096
+            for first in (run.start, run.physical, run.file_offset)
+            if first is not None and self._hex % 4096 == 0
+        }
+        for number in sorted(places):
+            if 0 <= number < run.pages:
+                yield _one(run, number)
+
+
+def _one(run: Pages, number: int) -> Pages:
+    def moved(first: Address | None) -> Address | None:
+        return None if first is None else Address(first + number * 4096)
+
+    return Pages(
+        Address(run.start + number * 4096),
+        1,
+        moved(run.physical),
+        file=run.file,
+        file_offset=moved(run.file_offset),
+        readable=run.readable,
+    )
+
+
+TOTALS_HEADER = f"{'MM':^16}  {'PGD':^16}  {'RSS':^6}  {'TOTAL_VM':^8}"
+AREAS_HEADER = f"{'VMA':^16} {centered('START', 10, right=True)} {centered('END', 10, right=True)}"
+AREAS_HEADER += "  FLAGS FILE"
+
+
+@vm.text
+def lines(
+    found: Iterable[Record],
+    *,
+    settings: Settings | None = None,
+    reference: Sequence[str] = (),
+    radix: int = 0,
+) -> Iterator[str]:
+    """Its vm_area_dump()."""
+    digits, headed = 8, False
+    for record in found:
+        if isinstance(record, TaskMemory):
+            digits = record.digits
+            if record.header or reference:
+                if record.after_another and not reference:
+                    yield ""
+                yield task_header(record.pid, record.task, record.cpu, record.comm)
+            if record.totals:
+                yield from _totals_lines(record)
+        elif isinstance(record, MemoryArea):
+            if record.headed:
+                yield AREAS_HEADER
+            yield (
+                f"{centered(f'{record.vma:x}', 16)} {record.start:10x} {record.end:10x} "
+                f"{record.flags:6x} {record.file}"
+            )
+            headed = False
+        elif isinstance(record, Pages):
+            if not headed:
+                headed = True
+                yield f"{'VIRTUAL':10}  {'PHYSICAL':{digits}}"
+            yield from _page_lines(record, digits)
+        elif isinstance(record, NoArea):
+            yield "(not found)"
+        else:
+            yield from _structure_lines(record, settings, radix)
+        if getattr(record, "last", False):
+            yield ""
+
+
+def _totals_lines(memory: TaskMemory) -> Iterator[str]:
+    yield TOTALS_HEADER
+    yield (
+        f"{centered(f'{memory.mm:x}', 16)}  {centered(f'{memory.pgd:x}', 16)}  "
+        f"{centered(f'{memory.rss_kib}k', 6)}  {centered(f'{memory.total_vm_kib}k', 8)}"
+    )
+
+
+def _page_lines(run: Pages, digits: int) -> Iterator[str]:
+    addresses = range(run.start, run.start + run.pages * 4096, 4096)
+    if not run.readable:
+        return (f"{address:<10x}  --" for address in addresses)
+    if run.physical is not None:
+        beyond = run.physical - run.start
+        return (f"{address:<10x}  {address + beyond:{digits}x}" for address in addresses)
+    if run.swap is not None:
+        return iter((f"{run.start:<10x}  SWAP: {run.swap}  OFFSET: {run.swap_page}",))
+    if run.file is not None and run.file_offset is not None:
+        beyond = run.file_offset - run.start
+        name = run.file
+        return (
+            f"{address:<10x}  FILE: {name}  OFFSET: {address + beyond:x}" for address in addresses
+        )
+    return (f"{address:<10x}  (not mapped)" for address in addresses)
+
+
+def _structure_lines(structure: Structure, settings: Settings | None, radix: int) -> Iterator[str]:
+    from crashpy.gdb.values import Style, show
+    from crashpy.settings import Settings
+
+    style = Style.of(settings or Settings(), radix or None)
+    kind = structure.target.prog.type(f"struct {structure.type}")
+    text = show(structure.target, kind, structure.data, structure.address, style)
+    yield from f"struct {structure.type} {text}".split("\n")
+
+
+@dataclass(frozen=True)
+class Flags:
+    flags: Address  # vm_area_struct.vm_flags
+    names: tuple[str, ...]
+
+
+# As crash's do_vm_flags() names the bits: what newer kernels do with some of them,
+# it does not know.
+_FLAGS = {
+    0x1: "READ",
+    0x2: "WRITE",
+    0x4: "EXEC",
+    0x8: "SHARED",
+    0x10: "MAYREAD",
+    0x20: "MAYWRITE",
+    0x40: "MAYEXEC",
+    0x80: "MAYSHARE",
+    0x100: "GROWSDOWN",
+    0x200: "NOHUGEPAGE",
+    0x400: "PFNMAP",
+    0x800: "DENYWRITE",
+    0x1000: "EXECUTABLE",
+    0x2000: "LOCKED",
+    0x4000: "IO",
+    0x8000: "SEQ_READ",
+    0x10000: "RAND_READ",
+    0x20000: "DONTCOPY",
+    0x40000: "DONTEXPAND",
+    0x80000: "RESERVED",
+    0x400000: "HUGETLB",
+    0x100000: "ACCOUNT",
+    0x800000: "NONLINEAR",
+    0x1000000: "HUGEPAGE",
+    0x2000000: "INSERTPAGE",
+    0x4000000: "ALWAYSDUMP",
+    0x8000000: "CAN_NONLINEAR",
+    0x10000000: "MIXEDMAP",
+    0x20000000: "SAO",
+    0x40000000: "PFN_AT_MMAP",
+    0x80000000: "MERGEABLE",
+}
+
+
+@vm.mode("-f", "the names of the bits of vm_flags", metavar="vm_flags", type=crash_hex, dest="bits")
+def vm_flags(dump: Dump, *, bits: int) -> Iterator[Flags]:
+    """the names of the bits of vm_flags"""
+    names = dict(_FLAGS)
+    if has_symbol(dump.prog, "expand_upwards"):
+        names[0x200] = "GROWSUP"
+    try:
+        dump.prog.type("struct mm_struct").member("pmd_huge_pte")
+    except LookupError:
+        names[0x1000000] = "MAPPED_COPY"
+    yield Flags(Address(bits), tuple(name for mask, name in names.items() if bits & mask))
+
+
+@vm_flags.text
+def flags_lines(found: Iterable[Flags]) -> Iterator[str]:
+    return (f"{one.flags:x}: ({'|'.join(one.names)})" for one in found)
