@@ -1,0 +1,684 @@
+"""bt: what every task was doing, by the return addresses on its stack."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from drgn import FaultError
+
+from crashpy.command import (
+    Address,
+    CommandError,
+    Option,
+    UsageError,
+    command,
+    flag,
+    operands,
+    value,
+)
+from crashpy.dump import Dump
+from crashpy.kernel.stack import (
+    NO_STACK,
+    Frame,
+    Item,
+    Note,
+    Options,
+    Registers,
+    StackEnd,
+    StackError,
+    Trace,
+    Unwinder,
+    Words,
+    stacks,
+)
+from crashpy.numbers import dtol, evaluate, htol, is_hexadecimal
+from crashpy.output import Report
+from crashpy.settings import Settings
+from crashpy.tasks import Task, named
+from crashpy.text import task_header
+
+USAGE = """[-a|-c cpu(s)|-g|-r|-t|-T|-l|-e|-E|-f|-F|-o|-O|-v|-p] [-R ref] [-s [-x|d]]
+     [-I ip] [-S sp] [-n idle] [pid | task]"""
+
+STACK_END_MAGIC = 0x57AC6E9D
+
+
+@dataclass(frozen=True)
+class Backtrace:
+    """One task's way into the kernel, the innermost call first."""
+
+    pid: int
+    task: Address  # struct task_struct *
+    cpu: int  # where it last ran
+    comm: str
+    trace: tuple[Item, ...]
+    titled: bool = True  # with a line that introduces the task
+
+    @property
+    def frames(self) -> list[Frame]:
+        return [item for item in self.trace if isinstance(item, Frame)]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The words of a stack (`bt -r`)."""
+
+    pid: int
+    task: Address  # struct task_struct *
+    cpu: int
+    comm: str
+    address: Address
+    words: tuple[Address, ...]
+    symbols: tuple[str, ...]  # of each word; empty for none
+    titled: bool = True
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A word that names no task."""
+
+    word: str
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something else than a trace."""
+
+    text: str
+    apart: bool = False  # after an empty line, where something came before
+
+
+Record = Backtrace | Memory | Unknown | Remark
+
+
+def stack_address(word: str) -> int:
+    if not (address := htol(word)):
+        raise CommandError("invalid stack address for this task: 0")
+    return address
+
+
+def idle(word: str) -> bool:
+    if word != "idle":
+        raise CommandError(NOT_HERE.format("-n"))
+    return True
+
+
+NOT_HERE = "{} option not supported or applicable on this architecture or kernel"
+
+
+@command(
+    flag("-a", "active", "the task on each CPU"),
+    flag("-A", "vectors", "the same with vector registers (not on x86-64)"),
+    value("-c", "cpus", "CPUS", str, "the tasks on these CPUs: 1,3-5 or all", repeat=True),
+    value("-n", "skip_idle", "idle", idle, "without the stacks of idle tasks"),
+    flag("-p", "panic", "the task that panicked"),
+    flag("-g", "group", "all threads of the task's group"),
+    flag("-r", "raw", "the stack's words"),
+    flag("-t", "text", "every return address from the stack pointer up"),
+    flag("-T", "all_text", "every return address on the stack"),
+    flag("-l", "lines", "with file and line"),
+    flag("-e", "exceptions", "look for exception frames"),
+    flag("-f", "full", "with the stack's words"),
+    Option("-F", "names", "the words by symbol and slab cache; twice: with address", repeat=True),
+    flag("-o", "old", "the old method, which may show calls that had returned"),
+    flag("-s", "offsets", "functions with offset"),
+    flag("-x", "hexadecimal", "offsets in hexadecimal"),
+    flag("-d", "decimal", "offsets in decimal"),
+    value("-R", "references", "REF", str, "only traces with this symbol or value", repeat=True),
+    value("-I", "ip", "IP", str, "start with this instruction"),
+    value("-S", "sp", "SP", stack_address, "start at this stack address"),
+    operands("tasks", "pid | task", str, "these tasks"),
+    usage=USAGE,
+)
+def bt(
+    dump: Dump,
+    *,
+    active: bool = False,
+    vectors: bool = False,
+    cpus: Sequence[str] = (),
+    skip_idle: bool = False,
+    panic: bool = False,
+    group: bool = False,
+    raw: bool = False,
+    text: bool = False,
+    all_text: bool = False,
+    lines: bool = False,
+    exceptions: bool = False,
+    full: bool = False,
+    names: Sequence[bool] = (),
+    old: bool = False,
+    hexadecimal: bool = False,
+    decimal: bool = False,
+    references: Sequence[str] = (),
+    ip: str | None = None,
+    sp: int = 0,
+    tasks: Sequence[str] | Sequence[Task] = (),
+    settings: Settings | None = None,
+) -> Iterator[Record]:
+    """the functions on the stacks of tasks and CPUs
+
+    Without arguments the task in context. Each line is a call that had not returned:
+    its number, the stack address of the return address, the function, the return
+    address, and the module. Where an exception, an interrupt or a system call came in,
+    its registers follow.
+
+    A CPU that was running when the machine died starts where it was stopped: in
+    machine_kexec or panic, or in the NMI that stopped it.
+
+    EXAMPLES
+      Why the machine died:
+        crash> bt
+
+      What all CPUs were doing, by file and line:
+        crash> bt -a -l
+
+      Who waits for a mutex:
+        crash> foreach bt -R __mutex_lock
+
+      The locals of a blocked task, as far as they are on its stack:
+        crash> bt -FF 1
+    """
+    if vectors:
+        raise CommandError(NOT_HERE.format("-A"))
+    if hexadecimal and decimal:
+        raise CommandError("-d and -x are mutually exclusive")
+    if len(references) > 1:
+        yield Remark("only one -R option allowed")
+    if len(cpus) > 1:
+        yield Remark("only one -c option allowed")
+        raise UsageError
+    options = Options(
+        text=text or all_text,
+        all_text=all_text,
+        old=old,
+        full=full or bool(names),
+        names=bool(names),
+        lines=lines,
+        ip=_instruction(dump, ip),
+        sp=sp,
+        reference=references[0] if references else None,
+    )
+    kind = Kind(raw=raw, exceptions=exceptions, skip_idle=skip_idle)
+    one = _Tracer(dump, options, kind)
+    if cpus:
+        if group:
+            raise CommandError("-c option cannot be used with the -g option")
+        yield from _on_cpus(dump, cpus[0], one, settings)
+    elif active:
+        if group:
+            raise CommandError("-a option cannot be used with the -g option")
+        for _, task in sorted(dump.tasks.active.items()):
+            yield from one.traced(task)
+    elif not tasks:
+        task = dump.tasks.panic if panic and not group else dump.context
+        if group and task.pid:
+            yield from one.group(task)
+        else:
+            yield from one.traced(task, alone=True)
+    else:
+        yield from _chosen(dump, tasks, one, group)
+
+
+def _chosen(
+    dump: Dump, tasks: Sequence[str] | Sequence[Task], one: _Tracer, group: bool
+) -> Iterator[Record]:
+    for word in tasks:
+        if isinstance(word, Task):
+            yield from one.traced(word)
+            continue
+        found = named(dump, word)
+        if not found:
+            yield Unknown(word)
+        for number, task in enumerate(found, 1):
+            if group and task.pid:
+                yield from one.group(task)
+            else:
+                yield from one.traced(task, alone=number == len(found))
+
+
+def _instruction(dump: Dump, word: str | None) -> int:
+    if word is None:
+        return 0
+    return htol(word) if is_hexadecimal(word) else evaluate(dump, word)
+
+
+def cpu_list(word: str, number: int) -> list[int]:
+    """``1,3-5``, ``a``, ``all``: CPUs below a number (crash's make_cpumask())."""
+    chosen: set[int] = set()
+    for part in filter(None, word.split(",")):
+        if part in ("a", "all"):
+            chosen.update(range(number))
+            continue
+        ends = [dtol(end) for end in part.split("-") if end][:2]
+        if not ends or max(ends) >= number:
+            raise CommandError(f"invalid cpu specification: {word}")
+        chosen.update(range(ends[0], ends[-1] + 1))
+    return sorted(chosen)
+
+
+def _on_cpus(dump: Dump, word: str, one: _Tracer, settings: Settings | None) -> Iterator[Record]:
+    for cpu in cpu_list(word, stacks(dump).areas.cpus):
+        if _hidden(dump, cpu, settings):
+            yield Remark(f"CPU {cpu} is OFFLINE.", apart=True)
+            continue
+        if (task := dump.tasks.active.get(cpu)) is None:
+            raise CommandError(f"cannot determine active task on cpu {cpu}")
+        yield from one.traced(task, alone=True)
+
+
+def _hidden(dump: Dump, cpu: int, settings: Settings | None) -> bool:
+    if settings is None or settings.offline != "hide":
+        return False
+    from drgn.helpers.linux.cpumask import for_each_online_cpu
+
+    return cpu not in set(for_each_online_cpu(dump.prog))
+
+
+@dataclass(frozen=True)
+class Kind:
+    raw: bool = False
+    exceptions: bool = False
+    skip_idle: bool = False
+
+
+class _Tracer:
+    """Makes the records of tasks, one after another."""
+
+    def __init__(self, dump: Dump, options: Options, kind: Kind) -> None:
+        self._dump = dump
+        self._all: Unwinder = stacks(dump)
+        self._options = options
+        self._kind = kind
+        self._titled = options.reference is None
+
+    def group(self, task: Task) -> Iterator[Record]:
+        leader = self._dump.tasks.with_pid(task.tgid)
+        for thread in leader[:1]:
+            yield from self.traced(thread)
+        for thread in self._dump.tasks:
+            if thread.tgid == task.tgid and thread.pid != task.tgid:
+                yield from self.traced(thread)
+
+    def traced(self, task: Task, *, alone: bool = False) -> Iterator[Record]:
+        """One task; where it cannot be traced on, the words for that. Alone it ends the command."""
+        if self._kind.raw:
+            yield from self._raw(task)
+            return
+        options = self._options
+        if self._skips(task):
+            yield self._record(task, ())
+            return
+        trace = self._all.trace(task, options)
+        failure = None
+        try:
+            items = self._exceptions(trace) if self._kind.exceptions else trace.run()
+        except StackError as error:
+            failure = str(error)
+            items = [*trace.items, Note(failure, error=True)]
+        reference = trace.reference
+        if reference is None or reference.found or self._kind.exceptions:
+            yield self._record(task, tuple(items))
+        elif remarks := tuple(i for i in items if _is_remark(i)):
+            yield self._record(task, remarks)
+        if failure is not None and alone:
+            raise _Stopped
+
+    def _record(self, task: Task, items: tuple[Item, ...]) -> Backtrace:
+        return Backtrace(task.pid, Address(task.address), task.cpu, task.comm, items, self._titled)
+
+    def _skips(self, task: Task) -> bool:
+        return (
+            self._kind.skip_idle
+            and task.pid == 0
+            and task.address in self._all.active
+            and task.address != self._dump.tasks.panic.address
+        )
+
+    def _exceptions(self, trace: Trace) -> list[Item]:
+        if not trace.task.stack:
+            return [Note(NO_STACK)]
+        return trace.search()
+
+    def _raw(self, task: Task) -> Iterator[Record]:
+        everything = self._all
+        start = self._options.sp or task.stack
+        size = everything.stack_size
+        try:
+            data = self._dump.prog.read(start, size)
+        except FaultError:
+            data = b""
+            for at in range(start, start + size, 4096):
+                try:
+                    data += self._dump.prog.read(at, 4096)
+                except FaultError:
+                    break
+        words = struct.unpack(f"<{len(data) // 8}Q", data)
+        symbols = tuple(everything.symbols.format(w) if w >= 1 << 63 else "" for w in words)
+        yield Memory(
+            task.pid,
+            Address(task.address),
+            task.cpu,
+            task.comm,
+            Address(start),
+            tuple(map(Address, words)),
+            symbols,
+            self._titled,
+        )
+        if len(data) < size:
+            yield Remark(
+                f'invalid kernel virtual address: {start + len(data):x}  type: "64-bit KVADDR"'
+            )
+
+
+class _Stopped(CommandError):
+    """Its words are shown already."""
+
+
+@dataclass(frozen=True)
+class StackSearch:
+    """What looks like exception frames on one of a CPU's own stacks."""
+
+    cpu: int
+    stack: str  # "IRQ STACK", "NMI EXCEPTION STACK"
+    offline: bool  # and not to be shown
+    frames: tuple[Item, ...]
+
+
+@bt.mode("-E", "look for exception frames on the CPUs' interrupt and exception stacks")
+def bt_search(
+    dump: Dump,
+    *,
+    cpus: Sequence[str] = (),
+    lines: bool = False,
+    settings: Settings | None = None,
+) -> Iterator[StackSearch]:
+    """exception frames on interrupt and exception stacks"""
+    everything = stacks(dump)
+    areas = everything.areas
+    chosen = cpu_list(cpus[0], areas.cpus) if cpus else range(areas.cpus)
+    wanted = [areas.irq[cpu] for cpu in chosen if cpu in areas.irq]
+    for cpu in chosen:
+        for area in areas.exception.get(cpu, ()):
+            if not area.available:
+                break
+            wanted.append(area)
+    for area in wanted:
+        kind = "IRQ STACK" if area.name == "IRQ" else f"{area.name} EXCEPTION STACK"
+        hidden = _hidden(dump, area.cpu, settings)
+        found: Sequence[Item] = ()
+        if not hidden:
+            trace = everything.trace(dump.context, Options(lines=lines))
+            try:
+                found = trace.search(area)
+            except StackError as error:
+                found = [Note(str(error), error=True)]
+        yield StackSearch(area.cpu, kind, hidden, tuple(found))
+
+
+@bt_search.text
+def search_lines(
+    searches: Iterable[StackSearch], *, settings: Settings | None = None
+) -> Iterator[str]:
+    """As crash's x86_64_eframe_search()."""
+    radix = settings.radix if settings else 10
+    for search in searches:
+        title = f"CPU {search.cpu} {search.stack}:"
+        if search.offline:
+            yield f"{title} [OFFLINE]"
+            yield ""
+            continue
+        yield title
+        if not search.frames:
+            yield "(none found)"
+        for item in search.frames:
+            yield from item_lines(item, radix=radix, found=True)
+        yield ""
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A task whose stack's last word has been written to."""
+
+    pid: int
+    task: Address  # struct task_struct *
+    cpu: int
+    comm: str
+    stack: Address  # where the magic number has to be
+    value: Address | None  # what is there; None: it cannot be read
+
+
+@bt.mode("-v", "check all stacks for overflow")
+def bt_overflows(dump: Dump) -> Iterator[Overflow]:
+    """stacks that have overflown"""
+    magics = 0
+    found: list[Overflow] = []
+    for task in dump.tasks:
+        try:
+            word = dump.prog.read_u64(task.stack)
+        except FaultError:
+            word = None
+        if word == STACK_END_MAGIC:
+            magics += 0 < task.pid < 10
+            continue
+        # The first task's stack has no such word.
+        if task.pid == 0 and task.address == _init_task(dump):
+            continue
+        found.append(
+            Overflow(
+                task.pid,
+                Address(task.address),
+                task.cpu,
+                task.comm,
+                Address(task.stack),
+                None if word is None else Address(word),
+            )
+        )
+    if not magics:
+        raise CommandError(NOT_HERE.format("-v"))
+    yield from found
+
+
+def _init_task(dump: Dump) -> int | None:
+    try:
+        return int(dump.prog.symbol("init_task").address)
+    except LookupError:
+        return None
+
+
+@bt_overflows.text
+def overflow_lines(overflows: Iterable[Overflow]) -> Iterator[str]:
+    """As crash's check_stack_overflow()."""
+    none = True
+    for overflow in overflows:
+        if overflow.value is None:
+            yield Report(
+                f"bt: invalid kernel virtual address: {overflow.stack:x}  "
+                'type: "stack overflow check"'
+            )
+            continue
+        none = False
+        yield task_header(overflow.pid, overflow.task, overflow.cpu, overflow.comm)
+        yield (
+            f"  possible stack overflow: {overflow.stack:x}: {overflow.value:x} != STACK_END_MAGIC"
+        )
+        yield ""
+    if none:
+        yield "No stack overflows detected"
+
+
+@dataclass(frozen=True)
+class Method:
+    """Which method bt uses from now on."""
+
+    old: bool
+
+
+@bt.mode("-O", "make the old method the default, or the new one again")
+def bt_method(dump: Dump) -> Iterator[Method]:
+    """which method is the default"""
+    everything = stacks(dump)
+    everything.old = not everything.old
+    yield Method(everything.old)
+
+
+@bt_method.text
+def method_lines(methods: Iterable[Method]) -> Iterator[str]:
+    for method in methods:
+        yield Report(f"bt: use {'old' if method.old else 'new'} bt method by default")
+
+
+# The text
+
+
+@bt.text
+def lines(
+    records: Iterable[Record],
+    *,
+    offsets: bool = False,
+    hexadecimal: bool = False,
+    decimal: bool = False,
+    names: Sequence[bool] = (),
+    references: Sequence[str] = (),
+    exceptions: bool = False,
+    settings: Settings | None = None,
+    header: bool = True,
+) -> Iterator[str]:
+    """As crash's x86_64_low_budget_back_trace_cmd() and print_task_header()."""
+    radix = settings.radix if settings else 10
+    style = Style(
+        radix=radix,
+        offsets=(16 if hexadecimal else 10 if decimal else radix) if offsets else 0,
+        addresses=len(names) > 1,
+    )
+    started = False
+    try:
+        for record in records:
+            if isinstance(record, Unknown):
+                if started:
+                    yield ""
+                yield Report(f"bt: invalid task or pid value: {record.word}")
+            elif isinstance(record, Remark):
+                if started and record.apart:
+                    yield ""
+                yield Report(f"bt: {record.text}")
+                started |= record.apart
+                continue
+            else:
+                shown = record.titled or (bool(references) and not exceptions)
+                if header and isinstance(record, Backtrace) and not record.titled:
+                    shown = shown and not all(map(_is_remark, record.trace))
+                if header and shown:
+                    if started and record.titled:
+                        yield ""
+                    yield task_header(record.pid, record.task, record.cpu, record.comm)
+                if isinstance(record, Memory):
+                    yield from memory_lines(record)
+                else:
+                    yield from trace_lines(record.trace, style, exceptions)
+                    if shown and not record.titled:
+                        yield ""
+            started = True
+    except _Stopped:
+        return
+
+
+def _is_remark(item: Item) -> bool:
+    """Whether it is shown even of a task that does not have what -R asks for."""
+    return isinstance(item, Note) and (item.error or item.text == NO_STACK)
+
+
+@dataclass(frozen=True)
+class Style:
+    radix: int = 10
+    offsets: int = 0  # the radix of functions' offsets; 0: without
+    addresses: bool = False  # slab caches with the object's address
+
+
+def trace_lines(items: Iterable[Item], style: Style, found: bool = False) -> Iterator[str]:
+    offsets = style.offsets
+    for item in items:
+        if type(item) is Frame:
+            number, name = item.number, item.function
+            if offsets and item.offset:
+                name += f"+{item.offset:#x}" if offsets == 16 else f"+{item.offset}"
+            more = f" [{item.module}]" if item.module else ""
+            if number is None:
+                yield f"  [{item.sp:16x}] {name} at {item.ip:x}{more}"
+                continue
+            if item.guessed:
+                more += " *"
+            yield f"{f'#{number}':>3} [{item.sp:8x}] {name} at {item.ip:x}{more}"
+            if item.line:
+                yield f"    {item.line}"
+        else:
+            yield from item_lines(item, style.radix, found, style.addresses)
+
+
+def item_lines(
+    item: Item, radix: int = 10, found: bool = False, addresses: bool = False
+) -> Iterator[str]:
+    match item:
+        case Registers():
+            yield from register_lines(item, radix, found)
+        case Words():
+            yield from word_lines(item, addresses)
+        case StackEnd():
+            yield f"--- <{item.stack}> ---"
+        case Note(error=True):
+            yield Report(f"bt: {item.text}")
+        case Note():
+            yield item.text
+
+
+def register_lines(r: Registers, radix: int = 10, found: bool = False) -> Iterator[str]:
+    """A struct pt_regs; `found` by searching for one."""
+    if found:
+        yield ""
+        yield f"  {'USER' if r.user else 'KERNEL'}-MODE EXCEPTION FRAME AT: {r.address:x}"
+    if r.function is not None:
+        offset = ""
+        if r.offset:
+            offset = f"+{r.offset:#x}" if radix == 16 else f"+{r.offset}"
+        yield f"    [exception RIP: {r.function}{offset}]"
+    elif r.where is not None:
+        yield f"    [exception RIP: {r.where}]"
+    yield f"    RIP: {r.rip:016x}  RSP: {r.rsp:016x}  RFLAGS: {r.rflags:08x}"
+    yield f"    RAX: {r.rax:016x}  RBX: {r.rbx:016x}  RCX: {r.rcx:016x}"
+    yield f"    RDX: {r.rdx:016x}  RSI: {r.rsi:016x}  RDI: {r.rdi:016x}"
+    yield f"    RBP: {r.rbp:016x}   R8: {r.r8:016x}   R9: {r.r9:016x}"
+    yield f"    R10: {r.r10:016x}  R11: {r.r11:016x}  R12: {r.r12:016x}"
+    yield f"    R13: {r.r13:016x}  R14: {r.r14:016x}  R15: {r.r15:016x}"
+    if r.orig_rax is None:
+        yield f"    CS: {r.cs:04x}  SS: {r.ss:04x}"
+    else:
+        yield f"    ORIG_RAX: {r.orig_rax:016x}  CS: {r.cs:04x}  SS: {r.ss:04x}"
+    if r.line:
+        yield f"    {r.line}"
+
+
+def word_lines(words: Words, addresses: bool = False) -> Iterator[str]:
+    """Two words a line (crash's x86_64_display_full_frame())."""
+    values = words.words
+    shown = [f"{word:016x} " for word in values]
+    if words.names is not None:
+        for i, name in enumerate(words.names):
+            if name is not None:
+                if addresses and name[0] == "[":
+                    name = f"[{values[i]:x}:{name[1:]}"
+                shown[i] = f"{name:16} "
+    address = words.address
+    for i in range(0, len(shown), 2):
+        yield f"    {address + 8 * i:x}: {''.join(shown[i : i + 2])}"
+
+
+def memory_lines(memory: Memory) -> Iterator[str]:
+    """Two words a line (crash's raw_stack_dump())."""
+    shown = [
+        f"{symbol or f'{word:016x}':16} "
+        for word, symbol in zip(memory.words, memory.symbols, strict=True)
+    ]
+    address = memory.address
+    for i in range(0, len(shown), 2):
+        yield f"{address + 8 * i:16x}:  {''.join(shown[i : i + 2])}"
