@@ -345,7 +345,8 @@ class Session:
 
     def _failure(self, text: str, speaker: str = PROGRAM) -> Report:
         self.failures += 1
-        return Report(f"{speaker}: {text}")
+        gap = "\n" if text.startswith("\n") else ""  # before the name, as crash's error() does
+        return Report(f"{gap}{speaker}: {text.removeprefix(gap)}")
 
     # Words that are no commands
 
