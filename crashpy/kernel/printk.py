@@ -76,12 +76,12 @@ def _lockless(prog: Program, warn: Warn) -> Iterator[LogRecord]:
         count, text_size = 1 << descs.count_bits.value_(), 1 << text_ring.size_bits.value_()
         head, tail = descs.head_id.counter.value_(), descs.tail_id.counter.value_()
     except FaultError:
-        warn("WARNING: \ncannot read printk_ringbuffer contents")
+        warn("WARNING: cannot read printk_ringbuffer contents")
         return
     desc_type, info_type = prog.type("struct prb_desc"), prog.type("struct printk_info")
     desc_size, info_size = sizeof(desc_type), sizeof(info_type)
     if count > 1 << 24 or text_size > 1 << 31:
-        warn("WARNING: \ncannot read printk_ringbuffer contents")
+        warn("WARNING: cannot read printk_ringbuffer contents")
         return
     parts = []
     for address, size, what in (
@@ -91,7 +91,7 @@ def _lockless(prog: Program, warn: Warn) -> Iterator[LogRecord]:
     ):
         data = read_holed(prog, address, size)
         if data is None:
-            warn(f"WARNING: \ncannot read {what} contents")
+            warn(f"WARNING: cannot read {what} contents")
             return
         parts.append(data)
     desc_data, info_data, text_data = parts
@@ -164,11 +164,11 @@ def _structured(prog: Program, warn: Warn) -> Iterator[LogRecord]:
         first, end = prog["log_first_idx"].value_(), prog["log_next_idx"].value_()
         size, address = prog["log_buf_len"].value_(), prog["log_buf"].value_()
     except FaultError:
-        warn("WARNING: \ncannot read log_buf contents")
+        warn("WARNING: cannot read log_buf contents")
         return
     data = read_holed(prog, address, size)
     if data is None:
-        warn("WARNING: \ncannot read log_buf contents")
+        warn("WARNING: cannot read log_buf contents")
         return
     layout = Layout(
         prog,
@@ -186,12 +186,12 @@ def _structured(prog: Program, warn: Warn) -> Iterator[LogRecord]:
     index, seen = first, set[int]()
     while index != end:
         if index + header > size:
-            warn("\ninvalid log_buf entry encountered")
+            warn("invalid log_buf entry encountered")
             return
         if not layout.unpack(data, index)["len"]:
             index = 0  # the end of the buffer: the record at its start follows
         if index in seen:
-            warn("\nduplicate log_buf message pointer")
+            warn("duplicate log_buf message pointer")
             return
         seen.add(index)
         r = layout.unpack(data, index)
@@ -216,11 +216,11 @@ def _plain(prog: Program, warn: Warn) -> bytes:
         size, address = prog["log_buf_len"].value_(), prog["log_buf"].value_()
         end = prog["log_end"].value_()
     except (LookupError, FaultError):
-        warn("WARNING: \ncannot read log_buf contents")
+        warn("WARNING: cannot read log_buf contents")
         return b""
     data = read_holed(prog, address, size)
     if data is None:
-        warn("WARNING: \ncannot read log_buf contents")
+        warn("WARNING: cannot read log_buf contents")
         return b""
     index = end & (size - 1) if end >= size else 0
     return data[index:] + data[:index]
