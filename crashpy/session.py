@@ -66,6 +66,7 @@ class Session:
         self.aliases: dict[str, Alias] = dict(grammar.BUILTIN_ALIASES)
         self.history = History()
         self.extensions: dict[Path, dict[str, Command[..., Any]]] = {}
+        self.typed = ""  # the command being run, as it was typed
         self.python_names: dict[str, Any] = {}  # what `py` lines have bound
         self.finished = False  # `exit` was entered
         self.failures = 0  # error messages so far
@@ -210,6 +211,7 @@ class Session:
             lines.close()  # type: ignore[attr-defined]
 
     def _answer(self, command: str) -> Iterator[str]:
+        self.typed = command
         words = grammar.words(command)
         literal = bool(words) and words[0].startswith("\\") and len(words[0]) > 1
         if literal:
