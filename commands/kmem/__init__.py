@@ -103,6 +103,7 @@ def kmem(
         elif name == "list":
             yield from slab.cache_names(dump)
         else:
+            name = name and name.removeprefix("\\")  # a cache may be named list
             yield from (slab.everything if objects else slab.caches)(dump, name=name, **options)
     if bits and addresses:
         yield from pages.page_flags(dump, addresses)
@@ -173,7 +174,7 @@ def _operands(words: Sequence[str], *, named: bool) -> tuple[list[int], str | No
             raise CommandError("only one kmem_cache reference is allowed")
         if not named:
             raise UsageError
-        name = word.removeprefix("\\")
+        name = word
     return addresses, name
 
 
@@ -221,7 +222,7 @@ def _lookups(
             yield from (slab.everything if objects else slab.caches)(dump, name=name, **options)
 
 
-TEXTS: dict[type, Callable[[Iterable[Any]], Iterator[str]]] = {
+TEXTS: dict[type, Callable[..., Iterator[str]]] = {
     MemoryUse: info.lines,
     PageInfo: pages.page_lines,
     PageMembers: pages.member_lines,
@@ -235,7 +236,7 @@ TEXTS: dict[type, Callable[[Iterable[Any]], Iterator[str]]] = {
 def lines(records: Iterable[Record], *, settings: Settings | None = None) -> Iterator[str]:
     """Each form has a layout of its own."""
     for show, same in groupby(records, lambda record: TEXTS.get(type(record), slab.lines)):
-        if show is pages.member_lines:
-            yield from pages.member_lines(same, radix=settings.radix if settings else 10)
+        if show is pages.member_lines and settings is not None:
+            yield from show(same, radix=settings.radix)
         else:
             yield from show(same)

@@ -31,8 +31,8 @@ class PageInfo(NamedTuple):
     page: int  # struct page *
     physical: int
     mapping: int  # struct address_space *, with flags in its low bits
-    index: int
-    count: int  # _refcount
+    offset: int  # page.index: where in the mapping, in pages
+    references: int  # page._refcount
     flags: int
     names: tuple[str, ...]  # of the flags
 
@@ -87,8 +87,7 @@ def where(
     """The runs of pages to show: all of them, or that of each address."""
     pages = mem_map(dump.prog)
     if not addresses:
-        for section in pages.sections:
-            yield section, 0, section.pages
+        yield from ((section, 0, section.pages) for section in pages.sections)
     for address in addresses:
         pfn = _frame(dump.prog, pages, address, physical)
         section = None if pfn is None else pages.section(pfn)
@@ -174,11 +173,11 @@ def page_lines(infos: Iterable[PageInfo]) -> Iterator[str]:
     """crash's columns (dump_mem_map_SPARSEMEM())."""
     shown: dict[int, str] = {}
     yield "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS"
-    for page, physical, mapping, index, count, flags, names in infos:
+    for page, physical, mapping, offset, references, flags, names in infos:
         text = shown.get(flags)
         if text is None:
             text = shown[flags] = f"{flags:x} {','.join(names)}".rstrip()
-        yield f"{page:x} {physical:8x} {mapping:16x} {index:8x} {count:2d} {text}"
+        yield f"{page:x} {physical:8x} {mapping:16x} {offset:8x} {references:2d} {text}"
 
 
 def page_members(prog: Program, words: str) -> tuple[PageMember, ...]:

@@ -137,9 +137,9 @@ def row(allocator: Slub, cache: kernel.Cache, ignore: Container[str] = ()) -> Sl
     return SlabCache(
         cache=Address(cache.address),
         object_size=cache.object_size,
-        allocated=counts and counts.allocated,
-        total=counts and counts.total,
-        slabs=counts and counts.slabs,
+        allocated=counts.allocated if counts else None,
+        total=counts.total if counts else None,
+        slabs=counts.slabs if counts else None,
         slab_kib=(allocator.pages.page_size << cache.order) // 1024,
         name=cache.name,
         ignored=ignored,

@@ -143,25 +143,22 @@ def _zone(zone: Object, address: Address, node: int, number: int, names: list[st
             (name, counter.counter.value_())
             for name, counter in zip(names, zone.vm_stat, strict=False)
         ),
-        **_reclaim(zone),
+        all_unreclaimable=_all_unreclaimable(zone),
+        pages_scanned=(
+            zone.pages_scanned.value_() if zone.type_.has_member("pages_scanned") else None
+        ),
     )
 
 
-def _reclaim(zone: Object) -> dict[str, int | bool]:
-    """What kernels before 4.12 said of reclaim."""
-    found: dict[str, int | bool] = {}
-    prog = zone.prog_
+def _all_unreclaimable(zone: Object) -> bool | None:
+    """Until 4.12 a zone kept in mind that reclaim had failed."""
+    if zone.type_.has_member("all_unreclaimable"):
+        return bool(zone.all_unreclaimable.value_())
     try:
-        found["all_unreclaimable"] = bool(zone.all_unreclaimable.value_())
-    except AttributeError:
-        try:
-            bit = prog.constant("ZONE_ALL_UNRECLAIMABLE").value_()
-            found["all_unreclaimable"] = bool(zone.flags.value_() >> bit & 1)
-        except (LookupError, AttributeError):
-            pass
-    if zone.type_.has_member("pages_scanned"):
-        found["pages_scanned"] = zone.pages_scanned.value_()
-    return found
+        bit = zone.prog_.constant("ZONE_ALL_UNRECLAIMABLE").value_()
+    except LookupError:
+        return None
+    return bool(zone.flags.value_() >> bit & 1)
 
 
 def zones_lines(zones: Iterable[Zone]) -> Iterator[str]:

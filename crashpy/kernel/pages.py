@@ -197,7 +197,8 @@ def column(prog: Program, data: bytes, code: str, offset: int, stride: int) -> l
         pad = f"{order}{offset}x{code}{stride - offset - width}x"
         return [value for (value,) in struct.iter_unpack(pad, data)]
     if byte_order(prog) == sys.byteorder:
-        return memoryview(data).cast(code)[offset // width :: stride // width].tolist()
+        words: memoryview[int] = memoryview(data).cast(code)  # type: ignore[call-overload]
+        return words[offset // width :: stride // width].tolist()
     swapped = array(code, data)
     swapped.byteswap()
     return swapped[offset // width :: stride // width].tolist()
