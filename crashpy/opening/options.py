@@ -19,6 +19,8 @@ class OpenOptions:
     cache: bool = True  # keep decompressed kernels under $XDG_CACHE_HOME/crashpy
     zero_excluded: bool = False  # pages that were left out read as zero
     debuginfod: bool = True  # ask the servers in $DEBUGINFOD_URLS
+    debuginfo: str = "auto"  # or "dwarf", "btf": where types come from
+    kallsyms: str = ""  # a System.map, for a dump that does not tell its symbols
     platform: Platform | None = None  # when the dump does not say it
     vmcoreinfo: bytes | None = None  # likewise: the text of the note
     progress: Callable[[str], None] = _silent  # told the name of each long step

@@ -44,26 +44,31 @@ def _open(named: naming.Named, options: OpenOptions) -> Dump:
     build_id = dump.build_id or _live_build_id(dump)
     missing = [*_damage(files), *naming.gaps(files)] if dump.split else _damage(files)
     if kernels:
-        if build_id is None:
-            _same_memory(kernels[0], dump, prog)
-        elif dump.build_id is None:
-            for kernel in kernels:
+        for kernel in kernels:
+            if build_id is None:
+                _same_memory(kernel, dump, prog)
+            else:  # known only now, of live memory and of a dump whose headers lack it
                 _same_build(kernel, dump, build_id)
-        kernels = _with_debug_info(kernels, dump, named, options)
+        try:
+            kernels = _with_debug_info(kernels, dump, named, options)
+        except OpeningError as error:
+            return _bare(files, missing, options, error, kernels[0])
     else:
         options.progress("searching the kernel")
-        found = find_kernel(dump.release, build_id, [named.folder], options)
+        wanted = options.debuginfo != "btf"
+        found = find_kernel(dump.release, build_id, [named.folder], options) if wanted else None
         if found is None:
-            raise OpeningError(
+            error = OpeningError(
                 f"{dump.path}: {dump.describe()}: no kernel with debug info for it was found in"
                 f" {named.folder}, {', '.join([*options.debug_dirs, '/usr/lib/debug', '/boot'])}"
                 f" or by debuginfod: {_advice(dump.release)}"
             )
+            return _bare(files, missing, options, error)
         _same_machine(found, dump)
         if build_id is None:
             _same_memory(found, dump, prog)
         kernels = _with_debug_info([found], dump, named, options)
-    missing += load(prog, kernels)
+    missing += load(prog, dump, kernels)
     image, debug = kernels[0], kernels[1] if len(kernels) > 1 else None
     return Dump(
         prog,
@@ -77,6 +82,42 @@ def _open(named: naming.Named, options: OpenOptions) -> Dump:
         files=tuple(files),
         kernel_file=(debug or image).file,
         build_id=build_id or image.build_id,
+    )
+
+
+def _bare(
+    files: list[Vmcore],
+    missing: list[str],
+    options: OpenOptions,
+    why: OpeningError,
+    image: Kernel | None = None,
+) -> Dump:
+    """The dump by what the kernel says of itself in memory, where there is no debug info."""
+    from crashpy.opening.bare import describe
+    from crashpy.opening.systemmap import read_symbols
+
+    if options.debuginfo == "dwarf":
+        raise why
+    dump = files[0]
+    prog = start(files, options)
+    symbols = read_symbols(options.kallsyms, dump.vmcoreinfo) if options.kallsyms else None
+    btf = image.elf.content(".BTF") if image else b""
+    options.progress("reading the kernel's own types and symbols")
+    try:
+        lacking = describe(prog, dump.vmcoreinfo, lambda: start(files, options), symbols, btf)
+    except OpeningError as error:
+        reason = "" if options.debuginfo == "btf" else f"; {why}"
+        raise OpeningError(f"{dump.path}: {error}{reason}") from error
+    return Dump(
+        prog,
+        image.path if image else "[BTF in the dump]",
+        dump.path,
+        partial=dump.partial,
+        incomplete=dump.incomplete,
+        missing=[*missing, *lacking],
+        options=options,
+        files=tuple(files),
+        build_id=dump.build_id,
     )
 
 
