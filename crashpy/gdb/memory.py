@@ -1,0 +1,106 @@
+"""Reading memory as gdb does through crash: what fails is named in crash's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drgn import FaultError, Object
+
+if TYPE_CHECKING:
+    from crashpy.dump import Dump
+
+KERNEL, USER, FILE = "kernel", "user", "file"  # what an address counts in
+WORD = (1 << 64) - 1
+KERNEL_MAP = 0xFFFFFFFF80000000  # START_KERNEL_map of x86-64
+PAGE = 4096
+
+
+class UnreadableError(Exception):
+    """Memory that the dump does not have; the text is what crash says about it."""
+
+
+def is_kernel(dump: Dump, address: int) -> bool:
+    """Whether an address lies in the kernel's half (crash's IS_KVADDR())."""
+    try:
+        return address >= int(dump.prog["page_offset_base"].value_())
+    except (LookupError, FaultError):
+        return bool(address >> 63)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The kernel's memory, the context's user memory, or the dump file itself."""
+
+    dump: Dump
+    kind: str = KERNEL
+
+    def read(self, address: int, size: int, caller: str = "gdb_readmem_callback") -> bytes:
+        try:
+            if self.kind == KERNEL:
+                if size and not is_kernel(self.dump, address):
+                    raise UnreadableError(self._complaint("invalid", address, caller))
+                return self.dump.prog.read(address, size)
+            if self.kind == USER:
+                return self._user(address, size)
+            return self._file(address, size)
+        except (FaultError, OverflowError, ValueError, OSError) as error:
+            raise UnreadableError(self._reason(error, address, size, caller)) from error
+
+    def _user(self, address: int, size: int) -> bytes:
+        from drgn.helpers.linux.mm import access_remote_vm
+
+        task = self.dump.context
+        mm = Object(self.dump.prog, "struct mm_struct *", value=task.mm)
+        if not task.mm:
+            raise ValueError("no user memory")
+        return access_remote_vm(mm, address, size)
+
+    def _file(self, address: int, size: int) -> bytes:
+        with Path(self.dump.vmcore).open("rb") as file:
+            file.seek(address)
+            data = file.read(size)
+        if len(data) < size:
+            raise ValueError("past the end of the file")
+        return data
+
+    def _reason(self, error: Exception, address: int, size: int, caller: str) -> str:
+        """Which page it was, and what crash calls the reason (readmem())."""
+        if self.kind == FILE:
+            return f'seek error: dumpfile address: {address:x}  type: "{caller}"'
+        at = self._first_unreadable(address, size)
+        if "xcluded" in str(error):
+            return self._complaint("page excluded:", at, caller)
+        if self.kind == USER or not self._is_linear(at):
+            return self._complaint("invalid", at, caller)
+        return self._complaint("seek error:", at, caller)
+
+    def _complaint(self, what: str, address: int, caller: str) -> str:
+        return f'{what} {self.kind} virtual address: {address & WORD:x}  type: "{caller}"'
+
+    def _first_unreadable(self, address: int, size: int) -> int:
+        at = address
+        while at < address + size:
+            end = min((at // PAGE + 1) * PAGE, address + size)
+            try:
+                if self.kind == USER:
+                    self._user(at, end - at)
+                else:
+                    self.dump.prog.read(at, end - at)
+            except (FaultError, OverflowError, ValueError):
+                return at
+            at = end
+        return address
+
+    def _is_linear(self, address: int) -> bool:
+        """Whether crash finds the page by arithmetic: it looks for it in the dump at once."""
+        prog = self.dump.prog
+        if address >= KERNEL_MAP:
+            return not 0xFFFFFFFFA0000000 <= address < 0xFFFFFFFFFF000000 or (
+                address < 0xFFFFFFFFC0000000 and "page_offset_base" in prog
+            )
+        try:
+            return address < int(prog["vmalloc_base"].value_())
+        except (LookupError, FaultError):
+            return False

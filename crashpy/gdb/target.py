@@ -1,0 +1,191 @@
+"""One dump as gdb sees it: symbols of addresses, types by name, strings, the value history."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from drgn import FaultError, Object, Symbol, SymbolKind, Type, TypeKind
+
+if TYPE_CHECKING:
+    from crashpy.dump import Dump
+    from crashpy.gdb.values import Layout
+
+CHUNK = 64  # bytes read at once of a string: most end in the first
+
+
+class Target:
+    """Reads the dump for types, values and expressions; keeps what is worth keeping."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.dump = dump
+        self.prog = dump.prog
+        self.history: list[Object | None] = []  # $1 is the first; None is void
+        self.layouts: dict[object, Layout] = {}
+        self._names: dict[int, str] = {0: ""}
+
+    @cached_property
+    def _symbols(self) -> tuple[list[int], list[Symbol]]:
+        """The kernel's own ELF symbols by address."""
+        symbols = [
+            s
+            for s in self.prog.symbols()
+            if s.kind not in (SymbolKind.SECTION, SymbolKind.FILE) and s.address >> 63
+        ]
+        symbols.sort(key=lambda s: s.address)
+        return [s.address for s in symbols], symbols
+
+    @cached_property
+    def _end(self) -> int:
+        """Where the kernel image ends and modules may begin."""
+        _, symbols = self._symbols
+        try:
+            found = self.prog.main_module().address_range
+        except LookupError:
+            found = None
+        if found is not None:
+            return found[1]
+        return max((s.address + s.size for s in symbols[-64:]), default=0)
+
+    def symbolic(self, address: int) -> str:
+        """`` <name+offset>`` as gdb appends it to a pointer; empty for no symbol."""
+        try:
+            return self._names[address]
+        except KeyError:
+            text = self._names[address] = self._symbolic(address)
+            return text
+
+    def _symbolic(self, address: int) -> str:
+        if not address >> 47:
+            return ""  # crash lets gdb name kernel addresses only (gdb_print_callback())
+        if address < self._end:
+            name, start = self._kernel_symbol(address)
+        else:
+            name, start = "", 0
+        if not name:
+            # What gdb does not know crash looks for among the modules' symbols.
+            found = self.dump.symbols.at(address)
+            if found is None or found[0].module is None:
+                return ""
+            name, start = found[0].name, found[0].address
+        offset = address - start
+        return f" <{name}+{offset}>" if offset else f" <{name}>"
+
+    def _kernel_symbol(self, address: int) -> tuple[str, int]:
+        """gdb's choice of a minimal symbol (lookup_minimal_symbol_by_pc_section())."""
+        addresses, _ = self._symbols
+        at = bisect_right(addresses, address) - 1
+        if at < 0:
+            return "", 0
+        at_once = self._run(at)
+        zero_sized: Symbol | None = None
+        best: Symbol | None = None
+        # A symbol with a size counts before one without; one that ends below the
+        # address makes room for its neighbour only where that one reaches over it.
+        while at_once:
+            symbol = at_once.pop()
+            if not symbol.size:
+                zero_sized = zero_sized or symbol
+            elif address < symbol.address + symbol.size:
+                best = symbol
+                break
+            else:
+                before = at_once[-1] if at_once else self._before(symbol.address)
+                if before is None or address >= before.address + before.size:
+                    break
+                best = before
+                break
+            if not at_once:
+                at_once = self._run(bisect_right(addresses, symbol.address - 1) - 1)
+        chosen = best or zero_sized
+        if chosen is None:
+            return "", 0
+        if chosen.kind == SymbolKind.FUNC:
+            return self._function_name(chosen), chosen.address
+        if not chosen.size and not self._is_text(chosen.address):
+            return "", 0  # data without a size: gdb does not trust it
+        return chosen.name, chosen.address
+
+    def _is_text(self, address: int) -> bool:
+        start, end = self._text
+        return start <= address < end
+
+    @cached_property
+    def _text(self) -> tuple[int, int]:
+        try:
+            return self.prog.symbol("_stext").address, self.prog.symbol("_etext").address
+        except LookupError:
+            return 0, 0
+
+    def _run(self, at: int) -> list[Symbol]:
+        """All symbols at one address, in the order of their names."""
+        if at < 0:
+            return []
+        addresses, symbols = self._symbols
+        first = at
+        while first and addresses[first - 1] == addresses[at]:
+            first -= 1
+        return sorted(symbols[first : at + 1], key=lambda s: s.name)
+
+    def _before(self, address: int) -> Symbol | None:
+        run = self._run(bisect_right(self._symbols[0], address - 1) - 1)
+        return run[-1] if run else None
+
+    def _function_name(self, symbol: Symbol) -> str:
+        """Of the names of one function, the one that debug information has."""
+        names = [s.name for s in self._run(bisect_right(self._symbols[0], symbol.address) - 1)]
+        if len(names) == 1:
+            return symbol.name
+        for name in names:
+            try:
+                if self.prog.function(name).address_ == symbol.address:
+                    return name
+            except LookupError:
+                continue
+        return symbol.name
+
+    def type(self, name: str) -> Type | None:
+        """The type that a name or a declaration without a variable means."""
+        try:
+            return self.prog.type(name)
+        except (LookupError, SyntaxError, ValueError):
+            return None
+
+    def compound(self, name: str) -> Type | None:
+        """What a bare name after `struct` or `union` means to crash: a tag, or a typedef.
+
+        Tags come first, in gdb's domain of structures, then every other name.
+        """
+        for keyword in ("struct", "union", "enum"):
+            found = self.type(f"{keyword} {name}")
+            if found is not None:
+                return found
+        try:
+            return self.prog.type(name)
+        except (LookupError, SyntaxError, ValueError):
+            return None
+
+    def string(self, address: int, most: int) -> tuple[bytes, bool]:
+        """At most so many bytes of a string, its NUL included; False where reading stopped."""
+        read = self.prog.read
+        found = b""
+        while len(found) < most:
+            size = min(CHUNK - address % CHUNK, most - len(found))
+            try:
+                piece = read(address, size)
+            except (FaultError, OverflowError, ValueError):
+                return found, False
+            end = piece.find(b"\0")
+            if end >= 0:
+                return found + piece[: end + 1], True
+            found += piece
+            address += size
+        return found, True
+
+
+def resolved(type_: Type) -> Type:
+    """The type behind typedefs."""
+    while type_.kind == TypeKind.TYPEDEF:
+        type_ = type_.type
+    return type_
