@@ -1,14 +1,14 @@
 """The kernel's own symbol table (kernel/kallsyms.c), with nm's letters, from the dump.
 
 drgn reads the same tables and is what the program looks names up in; it leaves out the
-letters that crash shows.
+letters that crash shows. Names are kept compressed, as the kernel has them.
 """
 
 from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from drgn import FaultError, Program
 
@@ -19,66 +19,82 @@ class KallsymsError(LookupError):
     """The dump does not tell the kernel's symbols, or they make no sense."""
 
 
-def kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> list[tuple[int, str, str]]:
-    """(address, letter, name) of every symbol, by address.
+class Kallsyms:
+    """Symbols by position, in the order of their addresses."""
 
-    VMCOREINFO tells where the tables are since Linux 6.0. Raises KallsymsError.
-    """
+    def __init__(self, prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
+        """VMCOREINFO tells where the tables are since Linux 6.0. Raises KallsymsError."""
 
-    def at(name: str) -> int:
+        def at(name: str) -> int:
+            try:
+                return int(vmcoreinfo[f"SYMBOL(kallsyms_{name})"], 16)
+            except KeyError:
+                raise KallsymsError(f"VMCOREINFO does not tell kallsyms_{name}") from None
+
         try:
-            return int(vmcoreinfo[f"SYMBOL(kallsyms_{name})"], 16)
-        except KeyError:
-            raise KallsymsError(f"VMCOREINFO does not tell kallsyms_{name}") from None
-
-    try:
-        (count,) = struct.unpack("<I", prog.read(at("num_syms"), 4))
-        (base,) = struct.unpack("<Q", prog.read(at("relative_base"), 8))
-        offsets = array("i", prog.read(at("offsets"), 4 * count))
-        index = array("H", prog.read(at("token_index"), 512))
-        names_at, tokens_at = at("names"), at("token_table")
-        room = tokens_at - names_at if tokens_at > names_at else LONGEST_NAMES
-        names = _read(prog, names_at, min(room, LONGEST_NAMES))
-        table = prog.read(tokens_at, index[-1] + 64)
-    except (FaultError, OverflowError, MemoryError) as error:
-        raise KallsymsError(f"the kernel's symbol table cannot be read: {error}") from error
-    tokens = [table[start : table.find(b"\0", start)] for start in index]
-    found = []
-    token, place = tokens.__getitem__, 0
-    try:
-        for offset in offsets:
-            length = names[place]
-            place += 1
-            if length & 0x80:  # longer than 127 tokens: two bytes, since Linux 6.1
-                length = length & 0x7F | names[place] << 7
-                place += 1
-            text = b"".join(map(token, names[place : place + length]))
-            place += length
-            found.append((offset, text))
-    except IndexError:
-        raise KallsymsError("the kernel's symbol table is damaged") from None
-    start = int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16)
-    absolute = _per_cpu_is_absolute(found, base, start)
-    symbols = []
-    for offset, text in found:
-        if absolute:
-            address = offset if offset >= 0 else base - 1 - offset
+            (count,) = struct.unpack("<I", prog.read(at("num_syms"), 4))
+            (base,) = struct.unpack("<Q", prog.read(at("relative_base"), 8))
+            offsets = array("i", prog.read(at("offsets"), 4 * count))
+            index = array("H", prog.read(at("token_index"), 512))
+            names_at, tokens_at = at("names"), at("token_table")
+            room = tokens_at - names_at if tokens_at > names_at else LONGEST_NAMES
+            self._names = _read(prog, names_at, min(room, LONGEST_NAMES))
+            table = prog.read(tokens_at, index[-1] + 64)
+        except (FaultError, OverflowError, MemoryError) as error:
+            raise KallsymsError(f"the kernel's symbol table cannot be read: {error}") from error
+        self._tokens = [table[start : table.find(b"\0", start)] for start in index]
+        self._places = self._walk(count)
+        if self._per_cpu_is_absolute(offsets, base, int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16)):
+            values = [offset if offset >= 0 else base - 1 - offset for offset in offsets]
         else:
-            address = base + (offset & 0xFFFFFFFF)
-        symbols.append((address, chr(text[0]) if text else "?", text[1:].decode(errors="replace")))
-    symbols.sort(key=lambda symbol: symbol[0])
-    return symbols
+            values = [base + (offset & 0xFFFFFFFF) for offset in offsets]
+        self._order = array("I", sorted(range(count), key=values.__getitem__))
+        self.addresses = array("Q", map(values.__getitem__, self._order))
 
+    def __len__(self) -> int:
+        return len(self._order)
 
-def _per_cpu_is_absolute(found: list[tuple[int, bytes]], base: int, start: int) -> bool:
-    """CONFIG_KALLSYMS_ABSOLUTE_PERCPU: offsets of 0 and more are addresses themselves.
+    def __iter__(self) -> Iterator[tuple[int, str, str]]:
+        for position in range(len(self._order)):
+            yield (self.addresses[position], *self.name(position))
 
-    Nothing in the dump says so; where it puts _stext is right or wrong.
-    """
-    for offset, text in found:
-        if text[1:] == b"_stext":
-            return offset < 0 and (not start or base - 1 - offset == start)
-    return any(offset < 0 for offset, _ in found)
+    def name(self, position: int) -> tuple[str, str]:
+        """Letter and name."""
+        text = self._text(self._order[position])
+        return chr(text[0]) if text else "?", text[1:].decode(errors="replace")
+
+    def _walk(self, count: int) -> array[int]:
+        """Where each compressed name begins."""
+        names, place, places = self._names, 0, array("I")
+        try:
+            for _ in range(count):
+                places.append(place)
+                length = names[place]
+                if length & 0x80:  # more than 127 tokens: two bytes, since Linux 6.1
+                    length = (length & 0x7F | names[place + 1] << 7) + 1
+                place += 1 + length
+        except IndexError:
+            raise KallsymsError("the kernel's symbol table is damaged") from None
+        return places
+
+    def _text(self, index: int) -> bytes:
+        place = self._places[index]
+        length = self._names[place]
+        if length & 0x80:
+            place += 1
+            length = length & 0x7F | self._names[place] << 7
+        return b"".join(map(self._tokens.__getitem__, self._names[place + 1 : place + 1 + length]))
+
+    def _per_cpu_is_absolute(self, offsets: array[int], base: int, start: int) -> bool:
+        """CONFIG_KALLSYMS_ABSOLUTE_PERCPU: offsets of 0 and more are addresses themselves.
+
+        Nothing in the dump says so; where it puts _stext is right or wrong.
+        """
+        wanted = base - 1 - start
+        return any(
+            offset == wanted and self._text(index)[1:] == b"_stext"
+            for index, offset in enumerate(offsets)
+        )
 
 
 def _read(prog: Program, address: int, size: int) -> bytes:
