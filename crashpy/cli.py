@@ -228,10 +228,12 @@ def _main(wanted: Arguments) -> int:
     if path := wanted.last("-i"):
         session.execute(f"< {path}")
     for line in commands:
-        if not session.finished:
+        if not session.finished and not session.interrupted:
             session.execute(line)
     if not commands and not session.finished:
         _converse(session)
+    if session.interrupted:
+        return 130
     return 1 if "--strict" in wanted and session.failures else 0
 
 
@@ -414,8 +416,9 @@ def _converse(session: Session) -> None:
         from crashpy.repl import run
 
         run(session)
+        session.interrupted = False
         return
-    while not session.finished:
+    while not session.finished and not session.interrupted:
         if not session.settings.silent:
             sys.stdout.write(session.prompt)
         sys.stdout.flush()

@@ -9,8 +9,9 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
+from typing import IO, TextIO
 
 FLUSH_SECONDS = 0.1
 
@@ -40,6 +41,23 @@ def encodable(text: str) -> str:
     return text
 
 
+class Stream:
+    """A text file that lines are written to; a reader never waits long for one."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._due = time.monotonic() + FLUSH_SECONDS
+
+    def write(self, line: str) -> None:
+        try:
+            self._file.write(ended(line))
+        except UnicodeEncodeError:
+            self._file.write(encodable(ended(line)))
+        if (now := time.monotonic()) > self._due:
+            self._file.flush()
+            self._due = now + FLUSH_SECONDS
+
+
 class Console:
     """The screen of a session. The prompt's loop brings its own, with a pager."""
 
@@ -56,23 +74,17 @@ class Console:
 
     def show(self, lines: Iterable[str]) -> None:
         """Write lines as they come."""
-        out, due = self.out, time.monotonic() + FLUSH_SECONDS
+        stream = Stream(self.out)
         try:
             for line in lines:
-                try:
-                    out.write(ended(line))
-                except UnicodeEncodeError:
-                    out.write(encodable(ended(line)))
-                if time.monotonic() > due:
-                    out.flush()
-                    due = time.monotonic() + FLUSH_SECONDS
+                stream.write(line)
         finally:
-            out.flush()
+            self.out.flush()
 
     def complain(self, text: str) -> None:
         """A line for standard error, after all that was shown before it."""
         self.out.flush()
-        self.err.write(encodable(text) + "\n")
+        Stream(self.err).write(text)
         self.err.flush()
 
     def flush(self) -> None:
@@ -80,20 +92,17 @@ class Console:
         self.out.flush()
 
 
-Write = Callable[[str], object]
-
-
 @contextlib.contextmanager
-def to_file(name: str, *, append: bool) -> Iterator[Write]:
-    """A function that writes lines to a file."""
+def to_file(name: str, *, append: bool) -> Iterator[Stream]:
+    """Lines go to a file."""
     mode = "a" if append else "w"
     with open(name, mode, encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
-        yield lambda line: file.write(encodable(ended(line)))
+        yield Stream(file)
 
 
 @contextlib.contextmanager
-def to_pipe(command: str) -> Iterator[Write]:
-    """A function that writes lines to a shell's command; it ends with the block."""
+def to_pipe(command: str) -> Iterator[Stream]:
+    """Lines go to a shell's command, which has ended when the block ends."""
     with subprocess.Popen(
         command,
         shell=True,
@@ -102,20 +111,24 @@ def to_pipe(command: str) -> Iterator[Write]:
         encoding="utf-8",
         errors="surrogateescape",
     ) as process:
-        assert process.stdin
-        pipe = process.stdin
+        assert isinstance(process.stdin, TextIOWrapper)
         try:
-            yield lambda line: pipe.write(encodable(ended(line)))
+            yield Stream(process.stdin)
         finally:
             with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+                process.stdin.close()
 
 
 def from_shell(command: str) -> Iterator[str]:
-    """What a shell's command prints, line by line."""
+    """What a shell's command prints, line by line.
+
+    It does not see our standard input unless that is a terminal: the rest of a
+    script is not for it to read.
+    """
     with subprocess.Popen(
         command,
         shell=True,
+        stdin=None if sys.stdin and sys.stdin.isatty() else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",

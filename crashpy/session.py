@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +69,7 @@ class Session:
         self.typed = ""  # the command being run, as it was typed
         self.python_names: dict[str, Any] = {}  # what `py` lines have bound
         self.finished = False  # `exit` was entered
+        self.interrupted = False  # Ctrl-C ended the line that ran last
         self.failures = 0  # error messages so far
         self.speaker = PROGRAM  # whose name goes before a message
         self._reports: list[Report] = []
@@ -148,19 +149,21 @@ class Session:
     def execute(self, line: str) -> None:
         """Run a line and show what it prints; Ctrl-C or a closed pager stops it."""
         lines = self.run(line)
+        self.interrupted = False
         try:
             self.console.show(lines)
         except KeyboardInterrupt:
+            self.interrupted = True
             self.console.complain("")
         finally:
-            lines.close()  # type: ignore[attr-defined]
+            lines.close()
 
-    def run(self, line: str) -> Iterator[str]:
+    def run(self, line: str) -> Generator[str]:
         """What one input line prints where the session's output goes."""
         for text in self._run(line):
             if isinstance(text, Report) and self.settings.error not in ("default", "redirect"):
-                with to_file(self.settings.error, append=True) as write:
-                    write(text)
+                with to_file(self.settings.error, append=True) as stream:
+                    stream.write(text)
             else:
                 yield text
 
@@ -195,22 +198,27 @@ class Session:
         else:
             sink = to_file(order.target, append=order.verb == ">>")
         lines = self._answer(order.command)
-        try:
-            with sink as write:
-                for text in lines:
-                    reported = isinstance(text, Report)
-                    if reported and self.settings.error != "redirect":
-                        yield text
-                    if not reported or self.settings.error in ("default", "redirect"):
-                        write(text)
-        except BrokenPipeError:
-            pass
-        except OSError:
-            yield self._failure(f"unable to open {order.target}")
-        finally:
-            lines.close()  # type: ignore[attr-defined]
+        with contextlib.ExitStack() as stack:
+            try:
+                stream = stack.enter_context(sink)
+            except OSError:
+                yield self._failure(f"unable to open {order.target}")
+                return
+            stack.callback(lines.close)
+            for text in lines:
+                reported = isinstance(text, Report)
+                if reported and self.settings.error != "redirect":
+                    yield text
+                if not reported or self.settings.error in ("default", "redirect"):
+                    try:
+                        stream.write(text)
+                    except BrokenPipeError:
+                        return  # its reader has enough
+                    except OSError as error:
+                        yield self._failure(f"{order.target}: {error.strerror}")
+                        return
 
-    def _answer(self, command: str) -> Iterator[str]:
+    def _answer(self, command: str) -> Generator[str]:
         self.typed = command
         words = grammar.words(command)
         literal = bool(words) and words[0].startswith("\\") and len(words[0]) > 1
@@ -235,7 +243,7 @@ class Session:
             yield self._failure(
                 f"{name}: command not available in minimal mode\nNOTE: {MINIMAL_NOTE}"
             )
-        elif stands_for := self._data(words):
+        elif stands_for := self._meaning(words):
             yield from self._dispatch(stands_for)
         elif name in PROHIBITED:
             yield self._failure(f"prohibited gdb command: {name}")
@@ -270,7 +278,8 @@ class Session:
             invocation = command.parse(words)
             if self.settings.output == "json":
                 invocation = replace(invocation, json=True)
-            for line in invocation.lines(self.dump, settings=self.settings, session=self):
+            lines = invocation.lines(self.dump, settings=self.settings, session=self)
+            for line in lines:
                 yield from self._reported()
                 yield line
             yield from self._reported()
@@ -351,6 +360,16 @@ class Session:
         return Report(f"{gap}{speaker}: {text.removeprefix(gap)}")
 
     # Words that are no commands
+
+    def _meaning(self, words: Sequence[str]) -> list[str] | None:
+        """The command that a line without one stands for."""
+        try:
+            found = self._data(words)
+        except Exception as error:  # noqa: BLE001  neither symbols nor types are to be had
+            if self.settings.debug:
+                self.console.complain(_described(error))
+            return None
+        return found if found and self.knows(found[0]) else None
 
     def _data(self, words: Sequence[str]) -> list[str] | None:
         """The command that shows the variable or type a line begins with.
