@@ -8,7 +8,6 @@ file drops rows, and the file's name as the compiler was given it.
 from __future__ import annotations
 
 import struct
-import zlib
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crashpy.symbols import ElfSymbols
+    from crashpy.elf import ElfSymbols
 
 # One row of a file's table: address, line (0: nothing from here on), is_stmt.
 Row = tuple[int, int, bool]
@@ -408,13 +407,3 @@ class Machine:
                 stmt_here = stmt_here or is_stmt
                 discriminator = 0
             self.finish(last, address)
-
-
-def inflated(data: bytes) -> bytes:
-    """A section with SHF_COMPRESSED: ELF's header of the compression, then the data."""
-    kind, size = struct.unpack_from("<I4xQ", data)
-    if kind == 1:
-        return zlib.decompress(data[24:])
-    import zstandard
-
-    return zstandard.ZstdDecompressor().decompress(data[24:], max_output_size=size)

@@ -7,30 +7,29 @@ what is built is an order by address, and a Symbol only for what is looked at.
 
 from __future__ import annotations
 
-import logging
-import mmap
-import struct
+import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Program
+
+from crashpy.command import Address
+from crashpy.elf import STT_FILE, ElfSymbols, Section
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
     from crashpy.lines import Lines
-
-log = logging.getLogger("crashpy")
+    from crashpy.modules import Module
 
 # gcc's and clang's endings of the names of copies of a function (crash's strip_symbol_end()).
 CLONES = (".isra.", ".part.", ".llvm.")
-# The memory of a module by kind (enum mod_mem_type, Linux 6.4), and what crash calls it.
-REGIONS = ("TEXT", "DATA", "RODATA", "RO_AFTER_INIT", "INIT_TEXT", "INIT_DATA", "INIT_RODATA")
-INIT = 4  # the first region that is freed once the module runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,72 +39,19 @@ class Symbol:
     kind: str  # nm's letter: T, t, D, B, ...
     module: str | None = None  # its module's name; None in the kernel
 
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A section of an ELF file, as far as symbols need it."""
-
-    name: str
-    address: int
-    size: int
-    flags: int  # SHF_*
-    nobits: bool
+    @property
+    def is_marker(self) -> bool:
+        """Not a symbol of the module but the end of one of its pieces, added by crash."""
+        return self.name.startswith("_MODULE_")
 
     @property
-    def is_code(self) -> bool:
-        return bool(self.flags & 4)  # SHF_EXECINSTR
+    def is_end(self) -> bool:
+        """A marker of the end of a module's memory."""
+        return "_END_" in self.name and not self.name.startswith("_MODULE_SECTION_")
 
-    @property
-    def letter(self) -> str:
-        """nm's letter of a local symbol in this section (bfd's decode_section_type())."""
-        if self.is_code:
-            return "t"
-        if self.flags & 2 and not self.nobits:  # SHF_ALLOC
-            return "d" if self.flags & 1 else "r"  # SHF_WRITE
-        if self.nobits:
-            return "b"
-        return "n" if not self.flags & 1 else "?"
-
-
-class ElfSymbols:
-    """The symbol table of an ELF file, mapped: nothing is copied."""
-
-    def __init__(self, path: str) -> None:
-        with Path(path).open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        data = self._map
-        if data[:6] != b"\x7fELF\x02\x01":
-            raise ValueError(f"{path}: not a little-endian 64-bit ELF file")
-        (start,) = struct.unpack_from("<Q", data, 40)
-        size, number, names_index = struct.unpack_from("<HHH", data, 58)
-        headers = [struct.unpack_from("<IIQQQQIIQQ", data, start + i * size) for i in range(number)]
-        names_at = headers[names_index][4]
-        self.sections: list[Section] = []
-        table = strings = (0, 0)
-        for name, kind, flags, address, offset, length, link, *_ in headers:
-            end = data.find(b"\0", names_at + name)
-            text = data[names_at + name : end].decode(errors="replace")
-            self.sections.append(Section(text, address, length, flags, kind == 8))
-            if kind == 2:  # SHT_SYMTAB
-                table = offset, length // 24 * 24
-                strings = headers[link][4], headers[link][5]
-        self._offsets = {s.name: h[4] for s, h in zip(self.sections, headers, strict=True)}
-        view = memoryview(data)
-        self.table = view[table[0] : sum(table)]
-        self.strings: bytes = data[strings[0] : sum(strings)]
-
-    def section(self, name: str) -> bytes:
-        """The content of the first section of a name, decompressed; empty without one."""
-        for section in self.sections:
-            if section.name == name and not section.nobits:
-                start = self._offsets[name]
-                data: bytes = self._map[start : start + section.size]
-                if section.flags & 0x800:  # SHF_COMPRESSED
-                    from crashpy.lines import inflated
-
-                    return inflated(data)
-                return data
-        return b""
+    def __json__(self) -> dict[str, Any]:
+        address = Address(self.address)
+        return {"name": self.name, "address": address, "kind": self.kind, "module": self.module}
 
 
 def stripped(name: str) -> str:
@@ -118,329 +64,650 @@ def stripped(name: str) -> str:
 
 
 class KernelSymbols:
-    """vmlinux's own symbols, ordered as crash orders them: by address, then by name."""
+    """vmlinux's own symbols in crash's order, by address, then by name.
+
+    A symbol is a position in this order. Sorting names costs more than sorting
+    addresses, so those at one address are put in order when they are looked at.
+    """
 
     def __init__(self, elf: ElfSymbols, bias: int) -> None:
-        self._elf = elf
+        self.elf = elf
         self.bias = bias
-        self._strings = elf.strings
-        words = elf.table.cast("B").cast("Q")
-        self._values = words[1::3]
-        self._heads = words[0::3]  # st_name, st_info, st_other, st_shndx
-        self.start = min((s.address for s in elf.sections if s.name == ".text"), default=0)
-        self.end = max((s.address + s.size for s in elf.sections[1:]), default=0)
-        values = self._values.tolist()
-        first = self._first_value()
-        heads = self._heads.tolist()
-        wanted = [i for i, v in enumerate(values) if v >= first and heads[i] >> 48]
-        wanted.sort(key=values.__getitem__)
-        self._order = array("I", [*self._per_cpu(values, heads, first), *wanted])
-        self._skip_to_text(first, len(self._order) - len(wanted))
+        self._values = elf.values
+        # Only what is in a section moves with KASLR; the rest are absolute values.
+        self.start = next((s.address for s in elf.sections if s.name == ".text"), 0)
+        text = [i for i, s in enumerate(elf.sections) if s.name == ".text"][:1]
+        moved = elf.sections[text[0] :] if text else ()
+        self.end = max((s.address + s.size for s in moved), default=0)
+        values = elf.values.tolist()
+        order = sorted(range(len(values)), key=values.__getitem__)
+        cut = bisect_left(order, self.start, key=values.__getitem__)
+        low = self._static_per_cpu(order[:cut])
+        self._order = array("I", low)
+        self._order.extend(order[cut:])
+        self._skip_to_text(len(low))
+        self.first_text = len(low)
+        self._named: dict[str, list[int]] = {}
+        self._sorted = False
 
-    def _first_value(self) -> int:
-        return self.start
-
-    def _per_cpu(self, values: list[int], heads: list[int], first: int) -> list[int]:
-        """The symbols below the kernel's text that count: the static per-CPU ones."""
+    def _static_per_cpu(self, indexes: list[int]) -> list[int]:
+        """Of the symbols below the text those that count (x86_64_verify_symbol())."""
+        elf = self.elf
+        heads = elf.heads
         low = [
-            (v, self.raw_name(i), i)
-            for i, v in enumerate(values)
-            if v < first and heads[i] >> 48 and heads[i] >> 32 & 15 != 4
+            (self._values[i], elf.name(i), i)
+            for i in indexes
+            if heads[i] >> 48 and heads[i] >> 32 & 15 != STT_FILE
         ]
         low.sort()
         found: list[int] = []
         inside = False
         for _, name, i in low:
-            if name == "__per_cpu_start":
-                inside = True
-            elif not inside:
-                continue
-            if name.startswith("per_cpu") or name == "__per_cpu_end" or self.kind(i) in "VdD":
+            inside = inside or name == "__per_cpu_start"
+            if inside and (
+                name == "__per_cpu_start"
+                or name == "__per_cpu_end"
+                or name.startswith("per_cpu")
+                or elf.letter(i) in "VdD"
+            ):
                 found.append(i)
         return found
 
-    def _skip_to_text(self, first: int, at: int) -> None:
+    def _skip_to_text(self, at: int) -> None:
         """Names that sort before `_stext` at the address of the text do not count."""
-        self._sort_run(at)
-        while at < len(self._order) and self._values[self._order[at]] == first:
-            if self.raw_name(self._order[at]) in ("_text", "_stext"):
-                break
-            del self._order[at]
+        if at < len(self._order):
+            end = self._sort_run(at)
+            names = [self.elf.name(i) for i in self._order[at:end]]
+            skipped = next((n for n, name in enumerate(names) if name in ("_stext", "_text")), 0)
+            del self._order[at : at + skipped]
 
     def _sort_run(self, at: int) -> int:
-        """Put the symbols of one address in the order of their names; the end of the run."""
+        """Put the symbols of one address in the order of their names; the end of the run.
+
+        `at` is the run's first position.
+        """
         order, values = self._order, self._values
         value = values[order[at]]
         end = at + 1
         while end < len(order) and values[order[end]] == value:
             end += 1
         if end > at + 1:
-            order[at:end] = array("I", sorted(order[at:end], key=self.raw_name))
+            order[at:end] = array("I", sorted(order[at:end], key=self.elf.name))
         return end
+
+    def _sort_all(self) -> None:
+        if self._sorted:
+            return
+        values = list(map(self._values.__getitem__, self._order))
+        at = 0
+        for here, (one, two) in enumerate(pairwise(values)):
+            if one == two and here >= at:
+                at = self._sort_run(here)
+        self._sorted = True
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def raw_name(self, index: int) -> str:
-        start = self._heads[index] & 0xFFFFFFFF
-        if not start and self._heads[index] >> 32 & 15 == 3:
-            return self._elf.sections[self._heads[index] >> 48].name
-        return self._strings[start : self._strings.index(0, start)].decode(errors="replace")
-
-    def kind(self, index: int) -> str:
-        """nm's letter (bfd_decode_symclass())."""
-        head = self._heads[index]
-        section, info = head >> 48, head >> 32 & 0xFF
-        bind, kind = info >> 4, info & 15
-        if section == 0xFFF2:
-            return "C"
-        if section == 0:
-            return ("v" if kind == 1 else "w") if bind == 2 else "U"
-        if kind == 10:
-            return "i"
-        if bind == 2:
-            return "V" if kind == 1 else "W"
-        if bind == 10:
-            return "u"
-        if section >= len(self._elf.sections):
-            letter = "a"
-        else:
-            letter = self._elf.sections[section].letter
-        return letter if bind == 0 else letter.upper()
-
-    def relocated(self, value: int) -> int:
-        """Symbols outside of all sections are offsets or absolute: they stay."""
-        return value + self.bias if self.start <= value <= self.end else value
-
     def symbol(self, position: int) -> Symbol:
         index = self._order[position]
-        return Symbol(
-            stripped(self.raw_name(index)),
-            self.relocated(self._values[index]),
-            self.kind(index),
-        )
+        name, value = self.elf.name(index), self._values[index]
+        if "." in name:
+            name = stripped(name)
+        if self.start <= value <= self.end:
+            value += self.bias
+        return Symbol(name, value, self.elf.letter(index))
+
+    def name(self, position: int) -> str:
+        return stripped(self.elf.name(self._order[position]))
 
     def __iter__(self) -> Iterator[Symbol]:
-        at = 0
-        while at < len(self._order):
-            end = self._sort_run(at)
-            for position in range(at, end):
-                yield self.symbol(position)
-            at = end
+        self._sort_all()
+        elf = self.elf
+        heads, values, strings, letters = elf.heads, elf.values, elf.strings, elf._letters
+        start, end, bias = self.start, self.end, self.bias
+        for index in self._order:
+            head = heads[index]
+            at = head & 0xFFFFFFFF
+            name = strings[at : strings.index("\0", at)] or elf.name(index)
+            if "." in name:
+                name = stripped(name)
+            value = values[index]
+            if start <= value <= end:
+                value += bias
+            yield Symbol(name, value, letters.get(head >> 32) or elf.letter(index))
 
     def address(self, position: int) -> int:
-        return self.relocated(self._values[self._order[position]])
+        value = self._values[self._order[position]]
+        return value + self.bias if self.start <= value <= self.end else value
+
+    @cached_property
+    def last(self) -> int:
+        """The highest address that counts as the kernel's (crash's in_ksymbol_range())."""
+        position = len(self) - 1
+        while position > 0 and "xen_elfnote" in self.name(position):
+            position -= 1
+        return self.address(position) if position >= 0 else 0
 
     def floor(self, address: int) -> int | None:
         """The position of the first symbol at the address, else of the last one below it."""
-        position = bisect_left(range(len(self._order)), address, key=self.address)
-        if position < len(self._order) and self.address(position) == address:
+        places = range(len(self._order))
+        position = bisect_left(places, address, key=self.address)
+        if position < len(places) and self.address(position) == address:
             self._sort_run(position)
             return position
         if not position:
             return None
-        value = self.address(position - 1)
-        self._sort_run(bisect_left(range(position), value, key=self.address))
+        below = self.address(position - 1)
+        self._sort_run(bisect_left(places, below, hi=position, key=self.address))
         return position - 1
 
+    def run(self, address: int) -> range:
+        """The positions of all symbols at an address, in order."""
+        places = range(len(self._order))
+        first = bisect_left(places, address, key=self.address)
+        if first == len(places) or self.address(first) != address:
+            return range(0)
+        return range(first, self._sort_run(first))
+
+    # By name. ELF's names end in NUL and may begin inside of others: `is_name` has a 1
+    # where one begins, so that searches run over the strings, not over the symbols.
+
     @cached_property
-    def _by_name(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for position, symbol in enumerate(self):
-            found.setdefault(symbol.name, []).append(position)
+    def _starts(self) -> array[int]:
+        return array("I", self.elf.table.cast("I")[0::6].tolist())
+
+    @cached_property
+    def _is_name(self) -> bytearray:
+        found = bytearray(len(self.elf.strings) + 1)
+        for start in self._starts:
+            found[start] = 1
         return found
+
+    @cached_property
+    def _clones(self) -> dict[str, list[int]]:
+        """Names that are shown without their ending: shown name -> where they begin."""
+        found: dict[str, list[int]] = {}
+        strings = self.elf.strings
+        seen = set()
+        for match in re.finditer("|".join(map(re.escape, CLONES)), strings):
+            begin, end = strings.rfind("\0", 0, match.start()) + 1, strings.index("\0", match.end())
+            if begin in seen:
+                continue
+            seen.add(begin)
+            for start in range(begin, match.start() + 1):
+                if self._is_name[start]:
+                    found.setdefault(stripped(strings[start:end]), []).append(start)
+        return found
+
+    def _positions(self, starts: Sequence[int]) -> list[int]:
+        """The positions of the symbols whose names begin there."""
+        indexes: list[int] = []
+        if len(starts) > 4:
+            wanted = set(starts)
+            indexes = [i for i, start in enumerate(self._starts) if start in wanted]
+        else:
+            for start in starts:
+                at = -1
+                try:
+                    while True:
+                        at = self._starts.index(start, at + 1)
+                        indexes.append(at)
+                except ValueError:
+                    pass
+        found = []
+        for index in indexes:
+            if not self.elf.heads[index] >> 48:
+                continue
+            value = self._values[index]
+            if self.start <= value <= self.end:
+                value += self.bias
+            found += [p for p in self.run(value) if self._order[p] == index]
+        return sorted(found)
 
     def named(self, name: str) -> list[int]:
         """Positions of all symbols of a name, in order."""
-        return self._by_name.get(name, [])
+        if name not in self._named:
+            strings = self.elf.strings
+            starts = list(self._clones.get(name, ()))
+            if not any(ending in name for ending in CLONES[:1]):
+                ended = f"{name}\0"
+                at = strings.find(ended)
+                while at >= 0:
+                    if self._is_name[at]:
+                        starts.append(at)
+                    at = strings.find(ended, at + 1)
+            found = self._positions(starts) if name and starts else []
+            self._named[name] = found = [p for p in found if self.name(p) == name]
+        return self._named[name]
 
+    def containing(self, text: str) -> list[int]:
+        """Positions of all symbols whose names contain the text, in order."""
+        if not text:
+            self._sort_all()
+            return list(range(len(self)))
+        strings, is_name = self.elf.strings, self._is_name
+        starts: set[int] = set()
+        begin, low = -1, 0
+        at = strings.find(text)
+        while at >= 0:
+            previous, begin = begin, strings.rfind("\0", 0, at) + 1
+            # Of several occurrences in one string only the last one's reach is new.
+            low = begin if begin != previous else max(begin, low)
+            starts.update(s for s in range(low, at + 1) if is_name[s])
+            low = at + 1
+            at = strings.find(text, at + 1)
+        sections = [i for i, s in enumerate(self.elf.sections) if text in s.name]
+        if sections:
+            starts.add(0)  # symbols of sections have no name of their own
+        found = self._positions(sorted(starts))
+        return [p for p in found if text in self.name(p)]
 
-@dataclass(eq=False)
-class LoadedModule:
-    """A module of the dump and the symbols that lie in it."""
-
-    name: str
-    address: int  # struct module *
-    regions: dict[str, tuple[int, int]]  # "TEXT" or, up to 6.3, "" and "INIT": base, size in bytes
-    per_cpu: int  # void * in the static per-CPU space, 0 for none
-    symbols: dict[str, list[Symbol]] = field(default_factory=dict)
-
-    @property
-    def base(self) -> int:
-        return next(iter(self.regions.values()))[0]
-
-    def region(self, address: int) -> str | None:
-        for name, (base, size) in self.regions.items():
-            if size and base <= address < base + size:
-                return name
-        return None
+    def starting(self, prefix: str) -> list[str]:
+        """The names that begin so, for completion."""
+        strings, is_name = self.elf.strings, self._is_name
+        names = set()
+        at = strings.find(prefix)
+        while at >= 0:
+            if is_name[at]:
+                names.add(stripped(strings[at : strings.index("\0", at)]))
+            at = strings.find(prefix, at + 1)
+        return sorted(names)
 
 
 class SymbolTable:
+    """All symbols of a dump. Addresses and names are searched as crash searches them."""
+
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
         self._prog: Program = dump.prog
+        self._module_lines: dict[str, Lines] = {}
 
     @cached_property
     def kernel(self) -> KernelSymbols:
-        module = self._prog.main_module()
-        path, bias = module.loaded_file_path, module.loaded_file_bias
-        if module.debug_file_path:
-            path, bias = module.debug_file_path, module.debug_file_bias
-        if path is None:
-            raise LookupError("no symbol table of the kernel")
-        return KernelSymbols(ElfSymbols(path), bias or 0)
+        main = None
+        with suppress(LookupError):
+            main = self._prog.main_module()
+        files: list[tuple[str | None, int | None]] = []
+        if main is not None:
+            bias = main.debug_file_bias if main.loaded_file_bias is None else main.loaded_file_bias
+            files = [
+                (getattr(self._dump, "kernel_file", None), bias),
+                (main.loaded_file_path, main.loaded_file_bias),
+                (main.debug_file_path, main.debug_file_bias),
+            ]
+        for path, bias in files:
+            if path and Path(path).exists():
+                try:
+                    return KernelSymbols(ElfSymbols.open(path), bias or 0)
+                except (OSError, ValueError):
+                    continue
+        return KernelSymbols(_from_kallsyms(self._prog), 0)
 
     @cached_property
-    def modules(self) -> list[LoadedModule]:
+    def modules(self) -> list[Module]:
         """The modules of the dump by address."""
-        try:
-            head = self._prog["modules"].address_of_()
-        except KeyError:
-            return []
-        found: list[LoadedModule] = []
-        kind = self._prog.type("struct module")
-        from drgn.helpers.linux.list import list_for_each_entry
+        from crashpy.modules import modules_of
 
-        for module in list_for_each_entry(kind, head, "list"):
-            try:
-                found.append(self._module(module.read_()))
-            except (FaultError, ValueError) as error:
-                log.warning("module %x: %s", module.value_(), error)
-            if len(found) > 4096:
-                break
-        return sorted(found, key=lambda m: m.base)
+        return modules_of(self._prog)
 
-    def _module(self, module: Object) -> LoadedModule:
-        address = module.value_()
-        module = module[0].read_()
-        name = module.name.string_().decode(errors="replace")
-        regions: dict[str, tuple[int, int]] = {}
-        try:
-            for i, memory in enumerate(module.mem):
-                regions[REGIONS[i]] = memory.base.value_(), memory.size.value_()
-        except AttributeError:
-            core, init = module.core_layout, module.init_layout
-            regions[""] = core.base.value_(), core.size.value_()
-            regions["INIT"] = init.base.value_(), init.size.value_()
-        found = LoadedModule(name, address, regions, module.percpu.value_())
-        self._read_symbols(found, module)
-        return found
+    def module(self, name: str) -> Module | None:
+        return next((m for m in self.modules if m.name == name), None)
 
-    def _read_symbols(self, found: LoadedModule, module: Object) -> None:
-        try:
-            table = module.core_kallsyms
-        except AttributeError:
-            table = module
-        prog = self._prog
-        number = table.num_symtab.value_()
-        symtab = prog.read(table.symtab.value_(), 24 * number)
-        strtab_at = table.strtab.value_()
-        region = found.region(strtab_at)
-        if region is None:
-            return
-        base, size = found.regions[region]
-        strtab = prog.read(strtab_at, base + size - strtab_at)
-        lists: dict[str, list[tuple[int, int, Symbol]]] = {r: [] for r in found.regions}
-        for start, info, _, section, value, _ in struct.iter_unpack("<IBBHQQ", symtab[24:]):
-            region = found.region(value)
-            if region is None or not section or start >= len(strtab):
-                continue
-            name = strtab[start : strtab.find(b"\0", start)].decode(errors="replace")
-            if not name:
-                continue
-            if 32 <= info < 127:
-                letter = chr(info)
-            else:
-                letter = {2: "t", 0x12: "T"}.get(info, "?")
-            symbol = Symbol(stripped(name), value, letter, found.name)
-            lists[region].append((value, len(lists[region]), symbol))
-        for region, entries in lists.items():
-            entries.sort(key=lambda e: e[:2])
-            found.symbols[region] = [s for _, _, s in entries]
+    @cached_property
+    def _regions(self) -> list[tuple[int, int, Module]]:
+        found = [(r.base, r.base + r.size, m) for m in self.modules for r in m.regions]
+        return sorted(found, key=lambda r: r[:2])
+
+    def module_of(self, address: int) -> Module | None:
+        """The module whose memory or per-CPU data an address lies in."""
+        at = bisect_right(self._regions, address, key=lambda r: r[0]) - 1
+        if at >= 0 and address < self._regions[at][1]:
+            return self._regions[at][2]
+        return next((m for m in self.modules if m.per_cpu_size and m.in_per_cpu(address)), None)
 
     def __iter__(self) -> Iterator[Symbol]:
-        """Every symbol, by address."""
+        """Every symbol, by address; not crash's markers."""
         yield from self.kernel
         for module in self.modules:
-            for symbols in module.symbols.values():
-                yield from symbols
+            yield from (s for s in module.symbols if not s.is_marker)
+
+    def _module_symbols(self, name: str) -> list[Symbol]:
+        """Of all modules, lowest address first, as in crash's hash table."""
+        encoded = name.encode("utf-8", "surrogateescape")
+        found = [
+            symbol
+            for module in self.modules
+            if module.may_hold(encoded)
+            for symbol in module.symbols
+            if symbol.name == name
+        ]
+        wants_marker = any(
+            word in name
+            for word in (
+                "_MODULE_START_",
+                "_MODULE_END_",
+                "_MODULE_INIT_START_",
+                "_MODULE_INIT_END_",
+            )
+        )
+        if not wants_marker:
+            found = [s for s in found if not s.is_marker]
+        return sorted(found, key=lambda s: s.address)
 
     def named(self, name: str) -> Symbol | None:
         """The first symbol of that name (crash's symbol_search())."""
-        return next(iter(self.all_named(name)), None)
+        if positions := self.kernel.named(name):
+            return self.kernel.symbol(positions[0])
+        return next(iter(self._module_symbols(name)), None)
 
     def all_named(self, name: str) -> list[Symbol]:
+        """Every symbol of that name, the first one first, in crash's order."""
         found = [self.kernel.symbol(p) for p in self.kernel.named(name)]
-        found += (
-            s for m in self.modules for symbols in m.symbols.values() for s in symbols
-            if s.name == name
-        )  # fmt: skip
+        more = self._module_symbols(name)
+        if not more:
+            return found
+        first = None if found else more[0]
+        # crash goes on from the first one, module by module, kind of memory by kind.
+        encoded = name.encode("utf-8", "surrogateescape")
+        reached = first is None
+        if first is not None:
+            found.append(first)
+        for module in self.modules:
+            if not module.may_hold(encoded):
+                continue
+            for span in module.spans:
+                for symbol in span.inner():
+                    if symbol is first:
+                        reached = True
+                    elif reached and symbol.name == name:
+                        found.append(symbol)
         return found
 
-    def module_of(self, address: int) -> LoadedModule | None:
+    def containing(self, text: str) -> Iterator[Symbol]:
+        """Every symbol whose name contains the text (crash's symbol_query())."""
+        kernel = self.kernel
+        for position in kernel.containing(text):
+            yield kernel.symbol(position)
+        encoded = text.encode("utf-8", "surrogateescape")
         for module in self.modules:
-            if module.region(address) is not None:
-                return module
-        return None
+            if not module.may_hold(encoded):
+                continue
+            if not module.by_kind:
+                yield from self._containing_in(
+                    module.spans[0].inner() if module.spans else (), text
+                )
+                continue
+            if module.file:
+                symbols: Sequence[Symbol] = module.symbols[:-1]
+                yield from (s for s in symbols if text in s.name and not s.is_marker)
+                continue
+            for span in module.spans:
+                yield from (s for s in span.inner() if text in s.name and not s.is_marker)
+        for module in self.modules:
+            if not module.by_kind and len(module.spans) > 1:
+                yield from self._containing_in(module.spans[1].inner(), text)
+
+    @staticmethod
+    def _containing_in(symbols: Iterator[Symbol] | Sequence[Symbol], text: str) -> Iterator[Symbol]:
+        for symbol in symbols:
+            if text in symbol.name and not symbol.name.startswith("_MODULE_START_"):
+                yield symbol
+
+    def starting(self, prefix: str) -> list[str]:
+        """The names that begin so, for completion."""
+        names = set(self.kernel.starting(prefix))
+        for module in self.modules:
+            if module.may_hold(prefix.encode()):
+                names |= {
+                    s.name for s in module.symbols if s.name.startswith(prefix) and not s.is_marker
+                }
+        return sorted(names)
+
+    def in_range(self, address: int) -> bool:
+        """Whether crash takes it for an address of kernel or module (in_ksymbol_range())."""
+        kernel = self.kernel
+        # crash compares with the text's address before relocation.
+        if len(kernel) and kernel.start <= address <= kernel.last:
+            return True
+        return self.module_of(address) is not None
 
     def at(self, address: int) -> tuple[Symbol, int] | None:
         """The symbol an address lies in and the offset into it (crash's value_search())."""
         kernel = self.kernel
-        if not len(kernel):
-            return None
-        if address <= kernel.address(len(kernel) - 1):
-            if address < kernel.start + kernel.bias:
-                return None
+        if len(kernel) and kernel.start <= address <= kernel.last:
             position = kernel.floor(address)
-            if position is None:
-                return None
-            symbol = kernel.symbol(position)
-            return symbol, address - symbol.address
+            if position is not None:
+                symbol = kernel.symbol(position)
+                if symbol.address == address:
+                    symbol = self._better(position, symbol)
+                return symbol, address - symbol.address
         module = self.module_of(address)
         if module is None:
             return None
-        region = module.region(address)
-        assert region is not None
-        symbols = module.symbols.get(region, [])
-        position = bisect_right(symbols, address, key=lambda s: s.address) - 1
-        if position < 0:
+        from crashpy.modules import search
+
+        return search(module, address)
+
+    def _better(self, position: int, symbol: Symbol) -> Symbol:
+        """The next symbol at the same address where the first one is a mere alias."""
+        kernel = self.kernel
+        for is_alias in (
+            symbol.name.startswith(".text."),
+            symbol.name.startswith(("SyS_", "compat_SyS_")),
+            "_text_start" in symbol.name,
+        ):
+            if is_alias and position + 1 < len(kernel):
+                following = kernel.symbol(position + 1)
+                if following.address == symbol.address:
+                    return following
+        return symbol
+
+    def next(self, symbol: Symbol) -> Symbol | None:
+        """The symbol after one (crash's next_symbol())."""
+        if symbol.module is None:
+            kernel = self.kernel
+            run = kernel.run(symbol.address)
+            if run and run.stop < len(kernel):
+                kernel.run(kernel.address(run.stop))
+                return kernel.symbol(run.stop)
+            if any(m.by_kind for m in self.modules):
+                return None
+            return next((s for m in self.modules for s in _plain(m)), None)
+        return self._neighbour(symbol, 1)
+
+    def previous(self, symbol: Symbol) -> Symbol | None:
+        """The symbol before one (crash's prev_symbol())."""
+        if symbol.module is None:
+            kernel = self.kernel
+            run = kernel.run(symbol.address)
+            same = [p for p in run if kernel.name(p) == symbol.name]
+            if not same or not same[0]:
+                return None
+            kernel.floor(kernel.address(same[0] - 1))
+            if same[0] == run.start:  # the last one of the run below
+                below = kernel.run(kernel.address(same[0] - 1))
+                return kernel.symbol(below.stop - 1)
+            return kernel.symbol(same[0] - 1)
+        return self._neighbour(symbol, -1)
+
+    def _neighbour(self, symbol: Symbol, step: int) -> Symbol | None:
+        module = self.module(symbol.module or "")
+        if module is None:
             return None
-        symbol = symbols[position]
-        while position and symbols[position - 1].address == address:
-            position -= 1
-            symbol = symbols[position]
-        return symbol, address - symbol.address
+        if not module.by_kind:
+            every = [s for m in self.modules for s in _plain(m)]
+            every += [s for m in self.modules for s in _plain(m, init=True)]
+            at = next((i for i, s in enumerate(every) if s is symbol), None)
+            if at is None:
+                return None
+            if at + step < 0:
+                return self.kernel.symbol(len(self.kernel) - 1) if len(self.kernel) else None
+            return every[at + step] if at + step < len(every) else None
+        for span in module.spans:
+            places = range(span.first, span.last + 1)
+            at = next((i for i in places if span.symbols[i] is symbol), None)
+            if at is None:
+                continue
+            edge = span.last if step > 0 else span.first
+            if at == edge:
+                return self._over_the_edge(symbol.address, step)
+            near = span.symbols[at + step]
+            return self._over_the_edge(near.address, step) if near.is_marker else near
+        return None
+
+    def _over_the_edge(self, address: int, step: int) -> Symbol | None:
+        """The first symbol of the next piece of module memory, or the last of the previous."""
+        spans = [span for module in self.modules for span in module.spans]
+        while True:
+            if step > 0:
+                starts = [(s.symbols[s.first].address, s) for s in spans]
+                beyond = [found for found in starts if found[0] > address]
+                if not beyond:
+                    return None
+                _, span = min(beyond, key=lambda found: found[0])
+                for symbol in span.inner():
+                    if not symbol.is_marker and symbol.address > address:
+                        return symbol
+                address = span.symbols[span.last].address
+            else:
+                ends = [(s.symbols[s.last].address, s) for s in spans]
+                beyond = [found for found in ends if found[0] < address]
+                if not beyond:
+                    return None
+                _, span = max(beyond, key=lambda found: found[0])
+                for i in range(span.last, span.first, -1):
+                    symbol = span.symbols[i]
+                    if not symbol.is_marker and symbol.address < address:
+                        return symbol
+                address = span.symbols[span.first].address
+
+    def size(self, symbol: Symbol) -> int | None:
+        """Bytes, as the symbol table says; None where it does not."""
+        if symbol.module is not None:
+            return None
+        kernel = self.kernel
+        for position in kernel.run(symbol.address):
+            if kernel.name(position) == symbol.name:
+                size: int = kernel.elf.sizes[kernel._order[position]]
+                return size or None
+        return None
 
     def is_text(self, address: int) -> bool:
         """Whether it is an address of kernel or module code (crash's is_kernel_text())."""
         value = address - self.kernel.bias
-        if any(s.is_code and s.address <= value < s.address + s.size for s in self._code):
+        if any(s.address <= value < s.address + s.size for s in self._code):
             return True
         found = self.at(address)
-        if found is not None and found[0].kind in "Tt":
+        if found is not None and self.is_text_symbol(found[0]):
             return True
         module = self.module_of(address)
-        return module is not None and module.region(address) in ("TEXT", "INIT_TEXT", "")
+        return module is not None and module.is_text(address)
+
+    def is_text_symbol(self, symbol: Symbol) -> bool:
+        if symbol.kind in "Tt":
+            return True
+        if symbol.kind not in "Ww":
+            return False
+        low, high = self.named("_stext"), self.named("_etext")
+        return bool(low and high and low.address <= symbol.address < high.address)
 
     @cached_property
     def _code(self) -> Sequence[Section]:
-        return [s for s in self.kernel._elf.sections if s.is_code]
+        return [s for s in self.kernel.elf.sections if s.is_code]
 
-    def format(self, address: int) -> str:
+    def section(self, address: int) -> str | None:
+        """The name of the section of vmlinux, or of a loaded module's file, at an address."""
+        if (module := self.module_of(address)) is not None:
+            found = (s.name for s in module.sections if s.address <= address < s.address + s.size)
+            return next(found, None if module.file else f"in {module.name} module")
+        value = address - self.kernel.bias
+        sections = (s for s in self.kernel.elf.sections[1:] if s.address)
+        return next((s.name for s in sections if s.address <= value < s.address + s.size), None)
+
+    def format(self, address: int, radix: int = 10) -> str:
         """``name`` or ``name+offset`` (crash's value_to_symstr()); empty for no symbol."""
         found = self.at(address)
+        module = self.module_of(address)
         if found is None:
-            return ""
-        symbol, offset = found
-        return f"{symbol.name}+{offset}" if offset else symbol.name
+            if module is None:
+                return ""
+            region = module.region(address)
+            start = region.base if region else module.per_cpu
+            name, offset = f"({module.name} module)", address - start
+        else:
+            name, offset = found[0].name, found[1]
+            if name.startswith("_MODULE_START_") and module is not None:
+                name = module.name
+                if address < (module.text_start or module.base):
+                    name = f"({name} module)" if offset else f"({name})"
+        if not offset:
+            return name
+        return f"{name}+{offset:#x}" if radix == 16 else f"{name}+{offset}"
 
     def line(self, address: int) -> str | None:
         """``FILE: LINE`` of a text address as crash's `sym`, `bt -l`, `dis -l` show it."""
-        return self._lines.at(address)
+        module = self.module_of(address)
+        if module is None:
+            return self._lines.at(address)
+        if not module.file:
+            return None
+        lines = self._module_lines.get(module.file)
+        if lines is None:
+            lines = self._module_lines[module.file] = _module_lines(self._prog, module)
+        return lines.at(address)
 
     @cached_property
     def _lines(self) -> Lines:
         from crashpy.lines import Lines
 
-        return Lines(self.kernel._elf, self.kernel.bias)
+        return Lines(self.kernel.elf, self.kernel.bias)
+
+
+def _plain(module: Module, *, init: bool = False) -> Iterator[Symbol]:
+    spans = module.spans[1:2] if init else module.spans[:1]
+    return (s for span in spans for s in span.inner() if not s.is_marker)
+
+
+def _module_lines(prog: Program, module: Module) -> Lines:
+    from crashpy.lines import Lines
+
+    addresses = {s.name: s.address for s in module.sections}
+    path = module.file
+    for known in prog.modules():
+        if known.name == module.name:
+            # What the kernel itself remembers of its sections is more than the symbols tell.
+            with suppress(AttributeError):
+                addresses |= dict(known.section_addresses)  # type: ignore[attr-defined]
+            path = known.debug_file_path or path
+    return Lines(ElfSymbols.open(path), 0, addresses)
+
+
+def _from_kallsyms(prog: Program) -> ElfSymbols:
+    """Without a vmlinux: what the kernel's own kallsyms say, as if it were an ELF file."""
+    import struct
+
+    from drgn import SymbolBinding, SymbolKind
+    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+
+    try:
+        known = load_vmlinux_kallsyms(prog)(prog, None, None, False)
+    except (LookupError, FaultError, ValueError):
+        known = []
+    low = min((s.address for s in known if s.name in ("_text", "_stext")), default=0)
+    high = max((s.address for s in known), default=0)
+    etext = max((s.address for s in known if s.name == "_etext"), default=high)
+    sections = (
+        Section("", 0, 0, 0, True),
+        Section(".text", low, etext - low, 6, False),
+        Section(".data", etext, high - etext + 1, 3, False),
+    )
+    table = bytearray(24)
+    names = ["\0"]
+    at = 1
+    for symbol in known:
+        section = 1 if symbol.kind == SymbolKind.FUNC or low <= symbol.address < etext else 2
+        bind = {SymbolBinding.GLOBAL: 1, SymbolBinding.WEAK: 2}.get(symbol.binding, 0)
+        table += struct.pack("<IBBHQQ", at, bind << 4, 0, section, symbol.address, symbol.size)
+        names.append(f"{symbol.name}\0")
+        at += len(symbol.name) + 1
+    return ElfSymbols(memoryview(bytes(table)), "".join(names), sections)
