@@ -164,6 +164,10 @@ class Invocation:
         records = self.records(dump, **extras)
         if self.json:
             return map(to_json, records)
+        return self.shown(records, **extras)
+
+    def shown(self, records: Iterable[Any], **extras: Any) -> Iterator[str]:
+        """The lines that show records of this command, collected with the same options."""
         text = self.command._lines
         return text(records, **_named_by(text, {**extras, **self.options}))
 
