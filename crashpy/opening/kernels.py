@@ -7,11 +7,13 @@ vmlinux.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import mmap
 import os
 import struct
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +24,13 @@ from crashpy.opening.options import OpenOptions
 from crashpy.vmcore.elf import SHT_NOBITS, Elf
 from crashpy.vmcore.files import (
     FLATTENED,
-    Opener,
+    Packing,
+    PackingError,
     PlainFile,
+    first_bytes,
     memory_file,
-    open_bytes,
     packed_with,
-    unpack,
+    write_sparse,
 )
 from crashpy.vmcore.kdump import DISKDUMP, SIGNATURE
 
@@ -37,15 +40,8 @@ def role(path: str) -> str:
 
     A packed file is unpacked only as far as its first bytes.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as raw:
-        head = raw.read(1024)
-        if packing := packed_with(head):
-            raw.seek(0)
-            try:
-                head = packing[1](raw).read(64)
-            except Exception:  # noqa: BLE001 (each packer has its own exceptions)
-                return ""
+    with Path(path).open("rb") as raw:
+        head = first_bytes(raw, 1024)
     if head[:8] in (SIGNATURE, DISKDUMP) or head[:16] == FLATTENED:
         return "dump"
     if head[:4] == b"\x7fELF" and len(head) >= 18:
@@ -143,7 +139,7 @@ def open_kernel(path: str, options: OpenOptions) -> Kernel:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     head = os.pread(fd, 1024, 0)
     if packing := packed_with(head):
-        kernel = _unpacked(path, fd, packing[0], packing[1], options)
+        kernel = _unpacked(path, fd, packing, options)
     elif head[:4] == b"\x7fELF":
         kernel = Kernel(path, path, fd)
     else:
@@ -156,46 +152,42 @@ def open_kernel(path: str, options: OpenOptions) -> Kernel:
     return kernel
 
 
-def _unpacked(path: str, fd: int, how: str, opener: Opener, options: OpenOptions) -> Kernel:
-    key = cache.source_key(path) if options.cache else ""
-    if key and (found := cache.find(key)):
-        os.close(fd)
-        return Kernel(path, str(found), os.open(found, os.O_RDONLY | os.O_CLOEXEC))
-    options.progress(f"unpacking {path}")
+def _unpacked(path: str, fd: int, packing: Packing, options: OpenOptions) -> Kernel:
     with os.fdopen(fd, "rb") as raw:
-        return _store(path, key, lambda write: unpack(opener, raw, write), how)
+        key = cache.source_key(path) if options.cache else ""
+        if key and (found := cache.find(key)):
+            return Kernel(path, str(found), os.open(found, os.O_RDONLY | os.O_CLOEXEC))
+        options.progress(f"unpacking {path}")
+
+        def pieces() -> Iterator[bytes]:
+            raw.seek(0)
+            return packing.unpack(raw)
+
+        return _store(path, key, pieces)
 
 
-def _store(path: str, key: str, fill: object, how: str, *, boot_image: bool = False) -> Kernel:
+def _store(
+    path: str, key: str, pieces: Callable[[], Iterable[bytes]], *, boot_image: bool = False
+) -> Kernel:
     """Write an image to the cache, or to memory when there is no cache to write to."""
     slot = None
     if key:
-        try:
+        with contextlib.suppress(OSError):  # a read-only home is no reason to fail
             slot = cache.Slot()
-        except OSError:
-            slot = None  # a read-only home is no reason to fail
     target = slot.fd if slot else memory_file(Path(path).name)
     try:
-        with os.fdopen(target, "wb", closefd=False) as out:
-            damage = fill(out.write)  # type: ignore[operator]
-    except OSError as error:
-        if slot:
-            slot.drop()
-            os.close(target)
-            return _store(path, "", fill, how, boot_image=boot_image)
-        raise OpeningError(f"{path}: cannot unpack it: {error.strerror}") from error
-    if damage:
+        write_sparse(target, pieces())
+        kernel = Kernel(path, f"/proc/self/fd/{target}", target, boot_image)
+        build_id = kernel.build_id
+    except (OSError, PackingError, ValueError) as error:
         if slot:
             slot.drop()
         os.close(target)
-        raise OpeningError(f"{path}: the {how} data is damaged ({damage}): copy it again")
-    kernel = Kernel(path, f"/proc/self/fd/{target}", target, boot_image)
+        if slot and isinstance(error, OSError):  # the disk is full
+            return _store(path, "", pieces, boot_image=boot_image)
+        raise OpeningError(f"{path}: cannot be unpacked: {error}: copy it again") from error
     if slot:
-        try:
-            build = kernel.build_id
-        except ValueError:
-            build = None
-        kernel.file = str(slot.keep(build.hex() if build else "none", key))
+        kernel.file = str(slot.keep(build_id.hex() if build_id else "none", key))
     return kernel
 
 
@@ -214,10 +206,7 @@ def _from_boot_image(path: str, fd: int, options: OpenOptions) -> Kernel:
         file = os.open(found, os.O_RDONLY | os.O_CLOEXEC)
         return Kernel(path, str(found), file, boot_image=True)
 
-    def write(sink: object) -> None:
-        sink(payload)  # type: ignore[operator]
-
-    return _store(path, key, write, "boot image", boot_image=True)
+    return _store(path, key, lambda: [payload], boot_image=True)
 
 
 # What a boot image's payload may be packed with, in the order worth trying.
@@ -313,17 +302,3 @@ def _unlz4_block(block: bytes) -> bytearray:
             back += len(piece)
             length -= len(piece)
     return out
-
-
-def build_id_of(path: str) -> bytes | None:
-    """The BUILD-ID of an unpacked ELF file; None for anything else."""
-    try:
-        file, _, _ = open_bytes(path)
-    except OSError:
-        return None
-    try:
-        return Elf(file).build_id
-    except ValueError:
-        return None
-    finally:
-        os.close(file.fd)

@@ -32,8 +32,9 @@ ARCHITECTURES = {
 
 # The least that drgn takes for a VMCOREINFO: a program with it reads physical memory.
 NO_VMCOREINFO = (
-    b"OSRELEASE=0\nPAGESIZE=4096\nSYMBOL(_stext)=0\nSYMBOL(swapper_pg_dir)=0\n"
-    b"SYMBOL(init_uts_ns)=0\nKERNELOFFSET=0\nNUMBER(phys_base)=0\n"
+    b"OSRELEASE=0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\n"
+    b"SYMBOL(swapper_pg_dir)=ffffffff81000000\nSYMBOL(init_uts_ns)=ffffffff81000000\n"
+    b"KERNELOFFSET=0\nNUMBER(phys_base)=0\n"
 )
 
 
@@ -108,8 +109,8 @@ def _program(vmcore: Vmcore, info: bytes | None, options: OpenOptions) -> Progra
     if platform is None and named is not None and not (named[0] and named[2]):
         # QEMU fills in the machine alone, and libkdumpfile does not look at it then.
         platform = platform_of(vmcore)
-    prog = Program(platform, vmcoreinfo=info)
     try:
+        prog = Program(platform, vmcoreinfo=info)
         with quiet_drgn():
             prog.set_core_dump(os.dup(vmcore.file.fd))
     except (FaultError, LookupError, OSError, ValueError) as error:
@@ -259,7 +260,48 @@ def _vmcoreinfo_at(vmcore: Vmcore, prog: Program | None, address: int) -> bytes:
     return b""
 
 
-def load(prog: Program, kernels: Sequence[Kernel]) -> list[str]:
+# x86-64: where the kernel's image is mapped, and how much of it at most.
+IMAGE, IMAGE_SIZE = 0xFFFFFFFF80000000, 1 << 30
+
+
+def bridge_page_tables(prog: Program, vmcore: Vmcore) -> str:
+    """Where the page tables were cut off, translate what follows from constants alone.
+
+    x86-64 maps the kernel's image and all memory linearly; module, stack and vmemmap
+    addresses are lost. Returns what is missing, in words.
+    """
+    info = vmcore.vmcoreinfo
+    try:
+        prog.read(int(info["SYMBOL(init_uts_ns)"], 16), 8)
+        return ""
+    except FaultError:
+        pass
+    except KeyError:
+        return ""
+    if vmcore.machine != "x86_64" or "NUMBER(phys_base)" not in info:
+        return "the kernel's page tables"
+    phys_base = int(info["NUMBER(phys_base)"], 0)
+
+    def linear(start: int, physical_start: int) -> Callable[[int, int, int, bool], bytes]:
+        def read(address: int, count: int, _offset: int, _physical: bool) -> bytes:
+            return prog.read(address - start + physical_start, count, True)
+
+        return read
+
+    prog.add_memory_segment(IMAGE, IMAGE_SIZE, linear(IMAGE, phys_base))
+    base = 0xFF11000000000000 if _five_levels(info) else 0xFFFF888000000000
+    with contextlib.suppress(FaultError, LookupError):
+        address = prog.symbol("page_offset_base").address  # randomised
+        base = prog.read_u64(address)
+    prog.add_memory_segment(base, 1 << 46, linear(base, 0))
+    return "the kernel's page tables: modules, stacks and user memory cannot be read"
+
+
+def _five_levels(info: dict[str, str]) -> bool:
+    return info.get("NUMBER(pgtable_l5_enabled)") == "1"
+
+
+def load(prog: Program, vmcore: Vmcore, kernels: Sequence[Kernel]) -> list[str]:
     """Give drgn the kernel's files and the list of modules; what is missing, in words."""
     missing: list[str] = []
     with quiet_drgn():
@@ -267,6 +309,8 @@ def load(prog: Program, kernels: Sequence[Kernel]) -> list[str]:
         for kernel in kernels:
             # forced, as the BUILD-ID was compared, or the dump has none
             main.try_file(kernel.file, fd=os.dup(kernel.fd), force=True)
+        if lost := bridge_page_tables(prog, vmcore):
+            missing.append(lost)
         try:
             for _ in prog.loaded_modules():
                 pass

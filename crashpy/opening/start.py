@@ -58,12 +58,12 @@ def _open(named: naming.Named, options: OpenOptions) -> Dump:
         wanted = options.debuginfo != "btf"
         found = find_kernel(dump.release, build_id, [named.folder], options) if wanted else None
         if found is None:
-            error = OpeningError(
+            nothing = OpeningError(
                 f"{dump.path}: {dump.describe()}: no kernel with debug info for it was found in"
                 f" {named.folder}, {', '.join([*options.debug_dirs, '/usr/lib/debug', '/boot'])}"
                 f" or by debuginfod: {_advice(dump.release)}"
             )
-            return _bare(files, missing, options, error)
+            return _bare(files, missing, options, nothing)
         _same_machine(found, dump)
         if build_id is None:
             _same_memory(found, dump, prog)

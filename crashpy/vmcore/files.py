@@ -8,71 +8,124 @@ dump's size is ever written to disk) and inside makedumpfile's flattened format
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, cast
 
 FLATTENED = b"makedumpfile\0\0\0\0"
-CHUNK = 1 << 20
-
-# Packed with: magic -> (name, how to open a stream that unpacks).
-Opener = Callable[[IO[bytes]], IO[bytes]]
+CHUNK = 1 << 16
 
 
-def _gzip(raw: IO[bytes]) -> IO[bytes]:
-    import gzip
+class Decompressor(Protocol):
+    """One stream, member or frame; a file may hold several, one after the other."""
 
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
-
-
-def _bzip2(raw: IO[bytes]) -> IO[bytes]:
-    import bz2
-
-    return bz2.BZ2File(raw)
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def _xz(raw: IO[bytes]) -> IO[bytes]:
-    import lzma
+@dataclass(frozen=True)
+class Packing:
+    name: str
+    magic: bytes
+    start: Callable[[], Decompressor]
 
-    return lzma.LZMAFile(raw)
+    def unpack(self, raw: IO[bytes]) -> Iterator[bytes]:
+        """What can be unpacked; PackingError when the end of it is missing or damaged."""
+        stream = self.start()
+        begun = False
+        while chunk := raw.read(CHUNK):
+            while chunk:
+                begun = True
+                try:
+                    data = stream.decompress(chunk)
+                except Exception as error:
+                    # zlib.error, OSError, LZMAError, ZstdError have no base of their own
+                    raise PackingError(f"its {self.name} data is damaged ({error})") from error
+                yield data
+                chunk = b""
+                if stream.eof:
+                    chunk = stream.unused_data.lstrip(b"\0")  # streams may be padded
+                    stream, begun = self.start(), False
+        if begun:
+            raise PackingError(f"its {self.name} data ends early: the file is cut short")
 
 
-def _zstd(raw: IO[bytes]) -> IO[bytes]:
-    import zstandard
-
-    return cast(
-        "IO[bytes]", zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    )
+class PackingError(Exception):
+    """The packed file is damaged or cut short."""
 
 
-PACKED: dict[bytes, tuple[str, Opener]] = {
-    b"\x1f\x8b\x08": ("gzip", _gzip),
-    b"BZh": ("bzip2", _bzip2),
-    b"\xfd7zXZ\0": ("xz", _xz),
-    b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
-}
-
-
-def packed_with(start: bytes) -> tuple[str, Opener] | None:
-    """The compression that a file starting with these bytes is packed with."""
-    return next((how for magic, how in PACKED.items() if start.startswith(magic)), None)
-
-
-def unpack(opener: Opener, raw: IO[bytes], write: Callable[[bytes], object]) -> str | None:
-    """Hand all unpacked bytes to `write`; a damaged end is returned in words."""
+def _gzip() -> Decompressor:
     import zlib
 
-    try:
-        stream = opener(raw)
-        while chunk := stream.read(CHUNK):
-            write(chunk)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        return str(error) or type(error).__name__
-    except Exception as error:  # noqa: BLE001 (lzma.LZMAError, ZstdError: no common base)
-        return str(error) or type(error).__name__
-    return None
+    return zlib.decompressobj(31)
+
+
+def _bzip2() -> Decompressor:
+    import bz2
+
+    return bz2.BZ2Decompressor()
+
+
+def _xz() -> Decompressor:
+    import lzma
+
+    return lzma.LZMADecompressor()
+
+
+def _zstd() -> Decompressor:
+    import zstandard
+
+    return cast(Decompressor, zstandard.ZstdDecompressor().decompressobj())
+
+
+PACKINGS = (
+    Packing("gzip", b"\x1f\x8b\x08", _gzip),
+    Packing("bzip2", b"BZh", _bzip2),
+    Packing("xz", b"\xfd7zXZ\0", _xz),
+    Packing("zstd", b"\x28\xb5\x2f\xfd", _zstd),
+)
+
+
+def packed_with(start: bytes) -> Packing | None:
+    """The compression that a file starting with these bytes is packed with."""
+    return next((how for how in PACKINGS if start.startswith(how.magic)), None)
+
+
+def first_bytes(raw: IO[bytes], size: int) -> bytes:
+    """How a file starts, inside of its packing if it has one."""
+    head = raw.read(size)
+    packing = packed_with(head)
+    if packing is None:
+        return head
+    raw.seek(0)
+    start = b""
+    with contextlib.suppress(PackingError):
+        for data in packing.unpack(raw):
+            start += data[:size]
+            if len(start) >= size:
+                break
+    return start[:size]
+
+
+def write_sparse(fd: int, pieces: Iterable[bytes]) -> None:
+    """Write a file, leaving holes for blocks of zeros."""
+    at = 0
+    for piece in pieces:
+        for start in range(0, len(piece), CHUNK):
+            block = piece[start : start + CHUNK]
+            if block.strip(b"\0"):
+                view = memoryview(block)
+                while view:
+                    view = view[os.pwrite(fd, view, at + len(block) - len(view)) :]
+            at += len(block)
+    os.ftruncate(fd, at)
 
 
 class Bytes(Protocol):
@@ -186,19 +239,34 @@ def memory_file(name: str) -> int:
     return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
-def open_bytes(path: str | Path) -> tuple[Bytes, str, str | None]:
+def open_bytes(path: str | Path) -> tuple[Bytes, str, str]:
     """A file's bytes, what they were packed with, and how unpacking failed, if it did."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    how, damage = "", None
+    how = damage = ""
     start = os.pread(fd, 16, 0)
     if packing := packed_with(start):
-        how, opener = packing
-        target = memory_file(Path(path).name)
-        with os.fdopen(fd, "rb") as raw, os.fdopen(target, "wb", closefd=False) as out:
-            damage = unpack(opener, raw, out.write)
+        how, target = packing.name, memory_file(Path(path).name)
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal damage
+            with os.fdopen(fd, "rb") as raw:
+                try:
+                    yield from packing.unpack(raw)
+                except PackingError as error:
+                    damage = str(error)
+
+        write_sparse(target, pieces())
         fd = target
         start = os.pread(fd, 16, 0)
     plain = PlainFile(fd)
-    if start == FLATTENED:
-        return FlattenedFile(plain), how, damage
-    return plain, how, damage
+    if start != FLATTENED:
+        return plain, how, damage
+    flat = FlattenedFile(plain)
+    if not flat.complete and flat.size:
+        # libkdumpfile refuses it: put what there is in order, in memory.
+        damage = damage or "its flattened form has no end record: the file is cut short"
+        target = memory_file(Path(path).name)
+        write_sparse(target, (flat.read(at, CHUNK) for at in range(0, flat.size, CHUNK)))
+        os.close(fd)
+        return PlainFile(target), how, damage
+    return flat, how, damage

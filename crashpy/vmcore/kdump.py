@@ -43,6 +43,7 @@ class KdumpHeader:
     end_pfn: int
     vmcoreinfo: bytes
     notes: list[Note]
+    headers_end: int  # where the header, VMCOREINFO and the notes end
 
     @property
     def incomplete(self) -> bool:
@@ -63,12 +64,16 @@ class KdumpHeader:
         half = self.bitmap_blocks * self.block_size // 2
         at = self.bitmap_offset + (half if half >= bitmap else 0)
         first, end = (self.start_pfn, self.end_pfn) if self.split else (0, self.max_mapnr)
+        end = min(end, self.max_mapnr)
         count, step = 0, 1 << 22
-        low = at + first // 8
-        high = at + min(-(-end // 8), bitmap)
-        for offset in range(low, high, step):
-            chunk = self.file.read(offset, min(step, high - offset))
-            count += int.from_bytes(chunk, "little").bit_count()
+        for offset in range(first // 8, -(-end // 8), step):
+            size = min(step, -(-end // 8) - offset)
+            bits = int.from_bytes(self.file.read(at + offset, size), "little")
+            if offset * 8 < first:
+                bits &= -1 << first - offset * 8
+            if (offset + size) * 8 > end:
+                bits &= (1 << end - offset * 8) - 1
+            count += bits.bit_count()
         return count
 
     def page_existed(self, pfn: int) -> bool:
@@ -181,10 +186,13 @@ def _sub_header(
     start64, end64, mapnr64 = fields[11:14]
     known = version >= 1
     vmcoreinfo = notes = b""
-    if version >= 3 and 0 < info_size < 1 << 20:
-        vmcoreinfo = file.read(info_at, info_size).rstrip(b"\0")
-    if version >= 4 and 0 < note_size < 1 << 26:
-        notes = file.read(note_at, note_size)
+    headers_end = (1 + blocks) * block_size
+    if version >= 3 and info_size:
+        vmcoreinfo = file.read(info_at, min(info_size, 1 << 20)).rstrip(b"\0")
+        headers_end = max(headers_end, info_at + info_size)
+    if version >= 4 and note_size:
+        notes = file.read(note_at, min(note_size, 1 << 26))
+        headers_end = max(headers_end, note_at + note_size)
     return {
         "max_mapnr": mapnr64 if version >= 6 else mapnr,
         "dump_level": level if known else 0,
@@ -193,4 +201,5 @@ def _sub_header(
         "end_pfn": end64 if version >= 6 else end,
         "vmcoreinfo": vmcoreinfo,
         "notes": list(parse_notes(notes, order)),
+        "headers_end": headers_end,
     }

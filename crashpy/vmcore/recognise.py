@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from crashpy.opening.errors import OpeningError
@@ -28,7 +28,7 @@ class Vmcore:
     machine: str = ""  # as `uname -m` says it; empty when the dump does not tell
     bits: int = 64
     order: str = "<"
-    vmcoreinfo_text: bytes = b""
+    vmcoreinfo_text: bytes = b""  # as the file has it, or found in memory
     notes: list[Note] = field(default_factory=list)
     header: KdumpHeader | None = None
     segments: list[Segment] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Vmcore:
     damage: str = ""  # why the file is not all there, in words
     warnings: list[str] = field(default_factory=list)
 
-    @cached_property
+    @property
     def vmcoreinfo(self) -> dict[str, str]:
         return parse_vmcoreinfo(self.vmcoreinfo_text)
 
@@ -89,6 +89,7 @@ class Vmcore:
         return f"{words[self.form]}{release}{build}"
 
 
+@functools.lru_cache(4)
 def parse_vmcoreinfo(text: bytes) -> dict[str, str]:
     """KEY=VALUE lines; the values hold `=` and are otherwise plain."""
     found = {}
@@ -121,12 +122,12 @@ def recognise(path: str) -> Vmcore | None:
                 f"{path}: flattened dump without its headers: the file is cut short or damaged"
             )
         os.close(file.fd)
+        if damage:
+            raise OpeningError(f"{path}: {damage}, nothing of it can be used: copy it again")
         return None
     dump.packing = packing
     if damage:
-        dump.damage = f"the {packing} data ends early ({damage})"
-    if isinstance(file, FlattenedFile) and not file.complete:
-        dump.damage = "the flattened dump has no end record: the file is cut short"
+        dump.damage = damage
     return dump
 
 
@@ -150,6 +151,12 @@ def _kdump(path: str, file: Bytes) -> Vmcore:
         raise OpeningError(
             f"{path}: kdump-compressed dump with a damaged or incomplete header"
             f" ({file.size} bytes): copy it again"
+        )
+    # Checked here, as libkdumpfile maps what a header points to and dies of SIGBUS.
+    if file.size < max(header.headers_end, header.descriptors_offset):
+        raise OpeningError(
+            f"{path}: kdump-compressed dump of {header.utsname[2] or 'an unnamed kernel'}, cut"
+            f" short before its first page or damaged ({file.size} bytes): copy it again"
         )
     dump = Vmcore(
         path,
