@@ -241,7 +241,9 @@ def _chosen(
 def _instruction(dump: Dump, word: str | None) -> int:
     if word is None:
         return 0
-    return htol(word) if is_hexadecimal(word) else evaluate(dump, word)
+    if is_hexadecimal(word):
+        return htol(word)
+    return stacks(dump).address_of(word) or evaluate(dump, word)
 
 
 def cpu_list(word: str, number: int) -> list[int]:
@@ -310,7 +312,7 @@ class _Tracer:
         if self._skips(task):
             yield self._record(task, ())
             return
-        trace = self._all.trace(task, options)
+        trace = Trace(self._all, task, options)
         failure = None
         try:
             items = self._exceptions(trace) if self._kind.exceptions else trace.run()
@@ -409,7 +411,7 @@ def bt_search(
         hidden = _hidden(dump, area.cpu, settings)
         found: Sequence[Item] = ()
         if not hidden:
-            trace = everything.trace(dump.context, Options(lines=lines))
+            trace = Trace(everything, dump.context, Options(lines=lines))
             try:
                 found = trace.search(area)
             except StackError as error:

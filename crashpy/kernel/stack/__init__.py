@@ -1,10 +1,12 @@
 """Kernel stacks: what tasks and CPUs were doing, as crash's bt sees it.
 
-from crashpy.kernel.stack import Options, frames, stacks
+    for frame in frames(dump, task):  # the calls only, the innermost first
+        frame.function, frame.ip, frame.sp
 
-for frame in frames(dump, task):          # the calls only
-    frame.function, frame.ip, frame.sp
-stacks(dump).trace(task, Options(full=True)).run()  # everything, in order
+    Trace(stacks(dump), task, Options(full=True)).run()  # everything, in order
+
+`unwinder` has what the traces of a dump share. A `Trace` is built in layers: `view` (the
+words of a stack, exception frames), `sizes` (of frames), `start`, `trace`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crashpy.kernel.stack.records import Frame, Item, Note, Registers, StackEnd, Words
-from crashpy.kernel.stack.unwind import NO_STACK, Options, StackError, Trace, Unwinder
+from crashpy.kernel.stack.trace import NO_STACK, Trace
+from crashpy.kernel.stack.unwinder import Options, StackError, Unwinder
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -45,7 +48,7 @@ def stacks(dump: Dump) -> Unwinder:
 
 def frames(dump: Dump, task: Task, options: Options | None = None) -> list[Frame]:
     """The calls on a task's stack, the innermost first. What cannot be read is left out."""
-    trace = stacks(dump).trace(task, options or Options())
+    trace = Trace(stacks(dump), task, options or Options())
     try:
         items = trace.run()
     except StackError:

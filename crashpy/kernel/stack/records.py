@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crashpy.command import Address
@@ -69,6 +70,47 @@ class Registers:
     @property
     def user(self) -> bool:
         return bool(self.cs & 3)
+
+    @classmethod
+    def of(
+        cls,
+        values: Sequence[int],
+        address: int | None = None,
+        function: str | None = None,
+        offset: int = 0,
+        where: str | None = None,
+        line: str | None = None,
+    ) -> Registers:
+        """The words of a struct pt_regs by name. Without address, ORIG_RAX is not known."""
+        general = map(Address, values)
+        return cls(
+            r15=next(general),
+            r14=next(general),
+            r13=next(general),
+            r12=next(general),
+            rbp=next(general),
+            rbx=next(general),
+            r11=next(general),
+            r10=next(general),
+            r9=next(general),
+            r8=next(general),
+            rax=next(general),
+            rcx=next(general),
+            rdx=next(general),
+            rsi=next(general),
+            rdi=next(general),
+            orig_rax=None if address is None else Address(values[15]),
+            rip=Address(values[16]),
+            cs=values[17],
+            rflags=values[18],
+            rsp=Address(values[19]),
+            ss=values[20],
+            address=None if address is None else Address(address),
+            function=function,
+            offset=offset,
+            where=where,
+            line=line,
+        )
 
 
 @dataclass(frozen=True, slots=True)

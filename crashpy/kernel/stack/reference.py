@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from crashpy.numbers import can_evaluate, evaluate, htol, is_hexadecimal
 
 if TYPE_CHECKING:
-    from crashpy.kernel.stack.unwind import Unwinder
+    from crashpy.kernel.stack.unwinder import Unwinder
 
 RIP = 16  # its index in struct pt_regs
 
