@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from drgn.helpers.linux.cpumask import for_each_online_cpu
@@ -14,10 +15,11 @@ from crashpy.dump import Dump
 from crashpy.kernel.percpu import cpu_count
 from crashpy.settings import Settings
 
-from . import info, pages, slab, vmstat
+from . import info, pages, slab, vmstat, zones
 from .info import MemoryUse
 from .pages import PageFlags, PageInfo, PageMembers
-from .vmstat import VmStat, Zone
+from .vmstat import VmStat
+from .zones import Zone
 
 Record = MemoryUse | PageInfo | PageMembers | PageFlags | VmStat | Zone | slab.Record
 
@@ -113,7 +115,7 @@ def kmem(
     if use:
         yield from info.memory_use(dump, shared=use == "=shared")
     if zone:
-        yield from vmstat.zones(dump)
+        yield from zones.zones(dump)
     if vm_stat:
         yield from vmstat.vm_stats(dump)
     if bits and not addresses:
@@ -222,21 +224,15 @@ def _lookups(
             yield from (slab.everything if objects else slab.caches)(dump, name=name, **options)
 
 
-TEXTS: dict[type, Callable[..., Iterator[str]]] = {
-    MemoryUse: info.lines,
-    PageInfo: pages.page_lines,
-    PageMembers: pages.member_lines,
-    PageFlags: pages.flags_lines,
-    VmStat: vmstat.vm_stat_lines,
-    Zone: vmstat.zones_lines,
-}
-
-
 @kmem.text
 def lines(records: Iterable[Record], *, settings: Settings | None = None) -> Iterator[str]:
-    """Each form has a layout of its own."""
-    for show, same in groupby(records, lambda record: TEXTS.get(type(record), slab.lines)):
-        if show is pages.member_lines and settings is not None:
-            yield from show(same, radix=settings.radix)
+    """Each part shows its own records: a record is of the module that made it."""
+    for module, own in groupby(records, attrgetter("__module__")):
+        found: Iterator[Any] = own
+        if module == pages.__name__:
+            yield from pages.lines(found, radix=settings.radix if settings else 10)
         else:
-            yield from show(same)
+            yield from PARTS[module].lines(found)
+
+
+PARTS = {part.__name__: part for part in (info, slab, vmstat, zones)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from drgn import Program, TypeKind, offsetof
@@ -74,6 +74,30 @@ class PageMember:
     signed: bool
     bit_offset: int = 0
     bit_size: int = 0
+
+    @property
+    def counter(self) -> bool:
+        """Whether crash takes it for a reference count, which is always decimal."""
+        return self.path.startswith(("_count", "_mapcount"))
+
+    def decimal(self, radix: int) -> bool:
+        return self.counter or (radix == 10 and self.path != "flags")
+
+    def shown_apart(self, radix: int) -> bool:
+        """Whether what is shown is not simply the value."""
+        if self.kind == TypeKind.INT:
+            return self.signed and not self.decimal(radix)
+        return self.kind != TypeKind.POINTER
+
+    def parts(self, value: Any, radix: int) -> tuple[int | str, ...]:
+        """What the member's format takes."""
+        if self.kind == TypeKind.STRUCT:
+            return tuple(value)
+        if self.kind == TypeKind.BOOL:
+            return ("true" if value else "false",)
+        if self.shown_apart(radix):
+            return (value & ((1 << 8 * self.size) - 1),)
+        return (value,)
 
     def plain(self, value: Any) -> Any:
         if self.kind == TypeKind.POINTER or self.path == "flags":
@@ -169,15 +193,34 @@ def page_infos(
         )
 
 
+def lines(
+    records: Iterable[PageInfo | PageMembers | PageFlags], *, radix: int = 10
+) -> Iterator[str]:
+    """One of the three layouts: records of different kinds do not mix."""
+    rest = iter(records)
+    for first in rest:
+        found: Iterator[Any] = chain((first,), rest)
+        if isinstance(first, PageInfo):
+            yield from page_lines(found)
+        elif isinstance(first, PageMembers):
+            yield from member_lines(found, radix=radix)
+        else:
+            yield from flags_lines(found)
+
+
 def page_lines(infos: Iterable[PageInfo]) -> Iterator[str]:
     """crash's columns (dump_mem_map_SPARSEMEM())."""
-    shown: dict[int, str] = {}
     yield "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS"
+    # Most pages are free, reserved or anonymous to us: few ends of lines, worked out once.
+    ends: dict[tuple[int, int, int, int], str] = {}
     for page, physical, mapping, offset, references, flags, names in infos:
-        text = shown.get(flags)
-        if text is None:
-            text = shown[flags] = f"{flags:x} {','.join(names)}".rstrip()
-        yield f"{page:x} {physical:8x} {mapping:16x} {offset:8x} {references:2d} {text}"
+        end = ends.get(key := (mapping, offset, references, flags))
+        if end is None:
+            if len(ends) > 4096:
+                ends.clear()
+            text = f"{flags:x} {','.join(names)}".rstrip()
+            end = ends[key] = f"{mapping:16x} {offset:8x} {references:2d} {text}"
+        yield "%x %8x %s" % (page, physical, end)  # noqa: UP031  twice as fast as an f-string
 
 
 def page_members(prog: Program, words: str) -> tuple[PageMember, ...]:
@@ -238,7 +281,7 @@ def _values(prog: Program, pages: MemMap, data: bytes, member: PageMember) -> li
         # A structure is shown as the words that it is made of.
         width = 8 if size % 8 == 0 else 4 if size % 4 == 0 else 2
         code = {8: "Q", 4: "I", 2: "H"}[width]
-        if member.path.startswith(("_count", "_mapcount")):
+        if member.counter:
             code, width, size = "i", 4, 4
         parts = [
             column(prog, data, code, member.offset + at, pages.entry)
@@ -250,35 +293,35 @@ def _values(prog: Program, pages: MemMap, data: bytes, member: PageMember) -> li
 
 def member_lines(pages: Iterable[PageMembers], *, radix: int = 10) -> Iterator[str]:
     """crash's columns of members (show_page_member_data())."""
-    shows: list[Callable[[Any], str]] = []
+    line = ""
+    plain = False
     for page, members, values in pages:
-        if not shows:
-            shows = [_show(member, radix) for member in members]
-            yield "      PAGE      " + "".join(f"  {member.path}" for member in members)
-        yield f"{page:x}  " + "".join([f(v) for f, v in zip(shows, values, strict=True)])
+        if not line:
+            line = "%x  " + "".join([_format(member, radix) for member in members])
+            plain = not any(member.shown_apart(radix) for member in members)
+            yield "      PAGE      " + "".join([f"  {member.path}" for member in members])
+        if not plain:
+            pairs = zip(members, values, strict=True)
+            values = tuple(part for member, value in pairs for part in member.parts(value, radix))
+        yield line % (page, *values)
 
 
-def _show(member: PageMember, radix: int) -> Callable[[Any], str]:
-    """How crash shows a member: the missing spaces after some are its own."""
-    size = member.size
-    counter = member.path.startswith(("_count", "_mapcount"))
-    if member.kind == TypeKind.POINTER:
-        return "{:016x}  ".format if size == 8 else "{:08x}  ".format
-    if member.kind == TypeKind.STRUCT:
-        if counter:
-            return lambda value: f"{value[0]}  "
+def _format(member: PageMember, radix: int) -> str:
+    """How crash shows a member, in printf's terms; the spaces missing after some are its own."""
+    size, kind = member.size, member.kind
+    if kind == TypeKind.POINTER:
+        return "%016x  " if size == 8 else "%08x  "
+    if kind == TypeKind.STRUCT:
+        if member.counter:
+            return "%d  "
         if size % 8 == 0:
-            return lambda value: ",".join([f"{v:016x}" for v in value]) + "  "
-        if size % 4 == 0:
-            return lambda value: ",".join([f"{v:08x}" for v in value])
-        return lambda value: f"{value[0]:04x}  "
-    if member.kind == TypeKind.BOOL:
-        return lambda value: f"{'true' if value else 'false'}  "
-    if counter or (radix == 10 and member.path != "flags"):
-        return "{}  ".format
-    mask, digits = (1 << 8 * size) - 1, 2 * size
-    end = "" if member.signed and size == 8 else "  "
-    return lambda value: f"{value & mask:0{digits}x}{end}"
+            return ",".join(["%016x"] * (size // 8)) + "  "
+        return ",".join(["%08x"] * (size // 4)) if size % 4 == 0 else "%04x  "
+    if kind == TypeKind.BOOL:
+        return "%s  "
+    if member.decimal(radix):
+        return "%d  "
+    return f"%0{2 * size}x" + ("" if member.signed and size == 8 else "  ")
 
 
 def page_flags(dump: Dump, words: Sequence[int]) -> Iterator[PageFlags]:
