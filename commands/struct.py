@@ -478,7 +478,7 @@ def _contents(
         data = memory.read(at, of.size)
     except UnreadableError as error:
         fault = str(error)
-        if paths:
+        if paths and fault:
             for _ in paths:
                 dump.report(fault)
     return Contents(of, Address(at), tuple(paths), data, dump.gdb, fault, pointers=options.pointers)
@@ -570,8 +570,8 @@ def contents_lines(record: Contents, style: Style, name: str) -> Iterator[str]:
     if record.data is None:
         if not record.paths:
             # crash's complaint follows what it had begun to print.
-            yield f"{of.keyword} {of.name} {name}: {record.fault}"
-            if of.keyword == "struct":
+            yield f"{of.keyword} {of.name} " + (f"{name}: {record.fault}" if record.fault else "")
+            if of.keyword == "struct" and record.fault:
                 yield ""
         return
     if not record.paths:

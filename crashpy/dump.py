@@ -13,6 +13,7 @@ from drgn import FaultError, Program
 
 if TYPE_CHECKING:
     from crashpy.opening.options import OpenOptions
+    from crashpy.gdb.target import Target
     from crashpy.symbols import SymbolTable
     from crashpy.tasks import Task, TaskTable
     from crashpy.vmcore.recognise import Vmcore
@@ -128,6 +129,12 @@ class Dump:
         from crashpy.symbols import SymbolTable
 
         return SymbolTable(self)
+
+    @cached_property
+    def gdb(self) -> Target:
+        from crashpy.gdb.target import Target
+
+        return Target(self)
 
     @property
     def context(self) -> Task:

@@ -40,7 +40,10 @@ class Memory:
         try:
             if self.kind == KERNEL:
                 if size and not is_kernel(self.dump, address):
-                    raise UnreadableError(self._complaint("invalid", address, caller))
+                    # gdb asks crash, and crash tells it no without a word.
+                    silent = caller == "gdb_readmem_callback"
+                    text = "" if silent else self._complaint("invalid", address, caller)
+                    raise UnreadableError(text)
                 return self.dump.prog.read(address, size)
             if self.kind == USER:
                 return self._user(address, size)

@@ -6,10 +6,11 @@ from bisect import bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object, Symbol, SymbolKind, Type, TypeKind
+from drgn import FaultError, Symbol, SymbolKind, Type, TypeKind
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
+    from crashpy.gdb.expressions import Value
     from crashpy.gdb.values import Layout
 
 CHUNK = 64  # bytes read at once of a string: most end in the first
@@ -21,7 +22,7 @@ class Target:
     def __init__(self, dump: Dump) -> None:
         self.dump = dump
         self.prog = dump.prog
-        self.history: list[Object | None] = []  # $1 is the first; None is void
+        self.history: list[Value] = []  # $1 is the first
         self.layouts: dict[object, Layout] = {}
         self._names: dict[int, str] = {0: ""}
 
@@ -165,6 +166,16 @@ class Target:
             return self.prog.type(name)
         except (LookupError, SyntaxError, ValueError):
             return None
+
+    def elf_symbol(self, name: str) -> tuple[int, bool] | None:
+        """A kernel symbol without regard to debug information: its address, whether it is code."""
+        try:
+            symbols = self.prog.symbols(name)
+        except LookupError:
+            return None
+        for symbol in symbols:
+            return symbol.address, symbol.kind == SymbolKind.FUNC or self._is_text(symbol.address)
+        return None
 
     def string(self, address: int, most: int) -> tuple[bytes, bool]:
         """At most so many bytes of a string, its NUL included; False where reading stopped."""

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from drgn import FaultError, Object, PlatformFlags, Type, TypeKind, sizeof
 
 from crashpy.command import Address
+from crashpy.gdb.memory import Memory, UnreadableError
 from crashpy.gdb.target import Target, resolved
 from crashpy.gdb.types import COMPOUND, name_of
 
 if TYPE_CHECKING:
+    from crashpy.gdb.expressions import Value
     from crashpy.settings import Settings
 
 # What converts one unpacked value, and what needs the bytes themselves: those of the
@@ -524,10 +526,15 @@ def show_bits(
     return compiler.finish().render(data, 0, 0)
 
 
-def show_object(target: Target, value: Object | None, style: Style) -> str:
-    """A value as gdb's print shows it after `$1 = `; FaultError where it cannot be read."""
+def show_object(target: Target, value: Value, style: Style, memory: Memory | None = None) -> str:
+    """A value as gdb's print shows it after `$1 = `; UnreadableError where it cannot be read."""
     if value is None:
         return "void"
+    if not isinstance(value, Object):
+        if not value.is_text:
+            raise UnreadableError("")
+        symbol = target.symbolic(value.address)
+        return f"{{<text variable, no debug info>}} {value.address:#x}{symbol}"
     type_ = value.type_
     plain = resolved(type_)
     if plain.kind == TypeKind.VOID:
@@ -535,7 +542,10 @@ def show_object(target: Target, value: Object | None, style: Style) -> str:
     text, base = "", 0
     if value.bit_field_size_ is not None:
         convert, _ = numeral(plain, style, value.bit_field_size_)
-        return str(convert(int(value.value_())))
+        try:
+            return str(convert(int(value.value_())))
+        except FaultError as fault:
+            raise UnreadableError("") from fault
     if plain.kind == TypeKind.FUNCTION:
         assert value.address_ is not None
         data, base = b"", value.address_
@@ -545,11 +555,21 @@ def show_object(target: Target, value: Object | None, style: Style) -> str:
         data, base = b"", value.address_ or 0
     else:
         base = value.address_ or 0
-        data = value.to_bytes_()
+        data = object_bytes(target, value, memory)
     if plain.kind == TypeKind.POINTER and not style.format:
         plain_char = type_.kind == TypeKind.POINTER and is_plain_char(plain.type)
         text = "" if plain_char else f"({name_of(type_)}) "
     return text + show(target, type_, data, base, style)
+
+
+def object_bytes(target: Target, value: Object, memory: Memory | None = None) -> bytes:
+    """The bytes of a value; UnreadableError where the dump does not have them."""
+    if value.address_ is None:
+        return value.to_bytes_()
+    size = length_of(value.type_)
+    if size is None:
+        return b""
+    return (memory or Memory(target.dump)).read(value.address_, size)
 
 
 def is_plain_char(type_: Type) -> bool:
