@@ -280,7 +280,8 @@ class Session:
                 invocation = replace(invocation, json=True)
             lines = invocation.lines(self.dump, settings=self.settings, session=self)
             for line in lines:
-                yield from self._reported()
+                if self._reports:  # asked for each of perhaps a million lines
+                    yield from self._reported()
                 yield line
             yield from self._reported()
         except UsageError as error:
