@@ -103,6 +103,8 @@ class Structure:
         return {"type": self.type, "address": self.address, "value": members}
 
 
+_END = 1 << 57  # of the addresses that 5 levels of page tables translate
+
 Record = TaskMemory | MemoryArea | Pages | NoArea | Structure
 
 
@@ -225,7 +227,6 @@ class _Reader:
         self._mm = Mm.of(dump.prog)
         self._vfs = Vfs.of(dump.prog)
         self._page_kib = dump.prog["PAGE_SIZE"].value_() // 1024
-        self._swap: Swap | None = None
         self._digits = physical_digits(dump.prog)
 
     def read(
@@ -252,7 +253,7 @@ class _Reader:
                 yield from self._areas(mm)
 
     def _areas(self, mm: int) -> Iterator[Record]:
-        want, found = self._want, False
+        want, found, table = self._want, False, self.table_of(mm)
         for number, area in enumerate(self._mm.areas(mm)):
             if want.area is not None and area.address != want.area:
                 continue
@@ -260,7 +261,7 @@ class _Reader:
             translated = want.pages or want.area is not None
             yield self.area(area, headed=translated or number == 0)
             if translated:
-                yield from self.pages(area, mm)
+                yield from self.pages(area, table)
         if want.area is not None and not found:
             yield NoArea(Address(want.area))
 
@@ -315,11 +316,12 @@ class _Reader:
     def table_of(self, mm: int) -> PageTable | GenericPageTable:
         return page_table(self._prog, mm, self._mm.space(mm).pgd)
 
-    def pages(
-        self, area: Area, mm: int, table: PageTable | GenericPageTable | None = None
-    ) -> Iterator[Pages]:
+    def pages(self, area: Area, table: PageTable | GenericPageTable) -> Iterator[Pages]:
         file = self.file_of(area)
-        for run in (table or self.table_of(mm)).runs(area.start, area.end):
+        if area.end > _END:
+            self._dump.report(f"area {area.address:x}: {area.start:x}-{area.end:x} makes no sense")
+            return
+        for run in table.runs(area.start, area.end):
             yield self._place(run, area, file)
 
     def _place(self, run: Run, area: Area, file: str) -> Pages:
@@ -327,11 +329,9 @@ class _Reader:
         if run.physical is not None or not run.readable:
             physical = Address(run.physical) if run.physical is not None else None
             return Pages(start, run.pages, physical, readable=run.readable)
-        if run.swap is not None:
-            if self._swap is None:
-                self._swap = Swap(self._prog)
-            if (location := self._swap.location(run.swap)) is not None:
-                return Pages(start, run.pages, None, *location)
+        swapped = None if run.swap is None else Swap.of(self._prog).location(run.swap)
+        if swapped is not None:
+            return Pages(start, run.pages, None, *swapped)
         if file:
             page = self._page_kib * 1024
             offset = area.pgoff * page + run.start - area.start
@@ -401,7 +401,7 @@ class _Search:
             headed = not self._shown or self._paged
             self._paged = False
             yield self._reader.area(area, headed=headed)
-        for run in self._reader.pages(area, self._memory.mm, table):
+        for run in self._reader.pages(area, table):
             for found in self._matching(run):
                 if not itself:
                     itself = True
@@ -463,14 +463,11 @@ def lines(
     """Its vm_area_dump()."""
     digits, headed = 8, False
     for record in found:
-        if isinstance(record, TaskMemory):
-            digits = record.digits
-            if record.header or reference:
-                if record.after_another and not reference:
-                    yield ""
-                yield task_header(record.pid, record.task, record.cpu, record.comm)
-            if record.totals:
-                yield from _totals_lines(record)
+        if isinstance(record, Pages):  # first: of them there are most
+            if not headed:
+                headed = True
+                yield f"{'VIRTUAL':10}  {'PHYSICAL':{digits}}"
+            yield from _page_lines(record, digits)
         elif isinstance(record, MemoryArea):
             if record.headed:
                 yield AREAS_HEADER
@@ -479,16 +476,19 @@ def lines(
                 f"{record.flags:6x} {record.file}"
             )
             headed = False
-        elif isinstance(record, Pages):
-            if not headed:
-                headed = True
-                yield f"{'VIRTUAL':10}  {'PHYSICAL':{digits}}"
-            yield from _page_lines(record, digits)
+        elif isinstance(record, TaskMemory):
+            digits = record.digits
+            if record.header or reference:
+                if record.after_another and not reference:
+                    yield ""
+                yield task_header(record.pid, record.task, record.cpu, record.comm)
+            if record.totals:
+                yield from _totals_lines(record)
         elif isinstance(record, NoArea):
             yield "(not found)"
         else:
             yield from _structure_lines(record, settings, radix)
-        if getattr(record, "last", False):
+        if reference and not isinstance(record, NoArea | Structure) and record.last:
             yield ""
 
 
@@ -500,22 +500,24 @@ def _totals_lines(memory: TaskMemory) -> Iterator[str]:
     )
 
 
-def _page_lines(run: Pages, digits: int) -> Iterator[str]:
-    addresses = range(run.start, run.start + run.pages * 4096, 4096)
-    if not run.readable:
-        return (f"{address:<10x}  --" for address in addresses)
+def _page_lines(run: Pages, digits: int) -> Iterable[str]:
+    """A line a page: `map` makes them without going back and forth to Python."""
+    start, size = run.start, run.pages * 4096
+    addresses = range(start, start + size, 4096)
     if run.physical is not None:
-        beyond = run.physical - run.start
-        return (f"{address:<10x}  {address + beyond:{digits}x}" for address in addresses)
+        if run.pages == 1:
+            return (f"{start:<10x}  {run.physical:{digits}x}",)
+        physical = range(run.physical, run.physical + size, 4096)
+        return map(f"%-10x  %{digits}x".__mod__, zip(addresses, physical))  # noqa: B905
     if run.swap is not None:
-        return iter((f"{run.start:<10x}  SWAP: {run.swap}  OFFSET: {run.swap_page}",))
+        return (f"{start:<10x}  SWAP: {run.swap}  OFFSET: {run.swap_page}",)
     if run.file is not None and run.file_offset is not None:
-        beyond = run.file_offset - run.start
-        name = run.file
-        return (
-            f"{address:<10x}  FILE: {name}  OFFSET: {address + beyond:x}" for address in addresses
-        )
-    return (f"{address:<10x}  (not mapped)" for address in addresses)
+        offsets = range(run.file_offset, run.file_offset + size, 4096)
+        name = run.file.replace("%", "%%")
+        return map(f"%-10x  FILE: {name}  OFFSET: %x".__mod__, zip(addresses, offsets))  # noqa: B905
+    if not run.readable:
+        return map("%-10x  --".__mod__, addresses)
+    return map("%-10x  (not mapped)".__mod__, addresses)
 
 
 def _structure_lines(structure: Structure, settings: Settings | None, radix: int) -> Iterator[str]:

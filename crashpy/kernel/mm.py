@@ -275,7 +275,30 @@ def _maple_layout(kind: Type) -> tuple[int, int, int, int]:
 _PRESENT = 0x1
 _PSE = 0x80
 _PROTNONE = 0x100  # when not present
+_MAPPED = _PRESENT | _PROTNONE
 _PFN = (1 << 52) - (1 << 12)
+_IN_TABLE = (1 << 21) - 1  # the part of an address that a table of pages translates
+
+
+class _Levels:
+    """What all page tables of a program have in common."""
+
+    def __init__(self, prog: Program) -> None:
+        # Absent without CONFIG_X86_5LEVEL.
+        shift = prog["pgdir_shift"].value_() if "pgdir_shift" in prog else 39
+        self.top = (shift - 12) // 9
+        encryption = prog["sme_me_mask"].value_() if "sme_me_mask" in prog else 0
+        self.pfn = _PFN & ~encryption
+        # Since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE
+        # PTEs against speculation") (in v4.19), they hold the complement of the address.
+        self.inverted = _PFN if has_symbol(prog, "l1tf_mitigation") else 0
+
+    @classmethod
+    def of(cls, prog: Program) -> _Levels:
+        levels = prog.cache.get(cls)
+        if not isinstance(levels, cls):
+            levels = prog.cache[cls] = cls(prog)
+        return levels
 
 
 class PageTable:
@@ -284,14 +307,8 @@ class PageTable:
     def __init__(self, prog: Program, pgd: int) -> None:
         self._prog = prog
         self._pgd = pgd
-        # Absent without CONFIG_X86_5LEVEL.
-        shift = prog["pgdir_shift"].value_() if "pgdir_shift" in prog else 39
-        self._top = (shift - 12) // 9
-        encryption = prog["sme_me_mask"].value_() if "sme_me_mask" in prog else 0
-        self._pfn = _PFN & ~encryption
-        # Since Linux kernel commit 6b28baca9b1f ("x86/speculation/l1tf: Protect PROT_NONE
-        # PTEs against speculation") (in v4.19), they hold the complement of the address.
-        self._inverted = _PFN if has_symbol(prog, "l1tf_mitigation") else 0
+        levels = _Levels.of(prog)
+        self._top, self._pfn, self._inverted = levels.top, levels.pfn, levels.inverted
         self._last: dict[int, tuple[int, tuple[int, ...] | None]] = {}
 
     def runs(self, start: int, end: int) -> Iterator[Run]:
@@ -300,7 +317,7 @@ class PageTable:
         for run in self._below(self._top, self._pgd, start, end):
             if held is None:
                 held = run
-            elif _continues(held, run):
+            elif not run.start & _IN_TABLE and _continues(held, run):
                 held = held._replace(pages=held.pages + run.pages)
             else:
                 yield held
@@ -320,7 +337,7 @@ class PageTable:
         while start < end:
             entry = entries[start >> shift & 511]
             stop = min(end, ((start >> shift) + 1) << shift)
-            if not entry & (_PRESENT | _PROTNONE if level == 1 else _PRESENT):
+            if not entry & (_MAPPED if level == 1 else _PRESENT):
                 yield Run(start, (stop - start) >> 12)
             elif level < 3 and entry & _PSE:
                 inside = (1 << shift) - 1
@@ -330,34 +347,38 @@ class PageTable:
                 yield from self._below(level - 1, self._physical(entry), start, stop)
             start = stop
 
-    def _pages(self, entries: tuple[int, ...], start: int, end: int) -> Iterator[Run]:
+    def _pages(self, entries: tuple[int, ...], start: int, end: int) -> list[Run]:
+        """The pages of one page table. The loop over every page there is: kept short."""
+        runs: list[Run] = []
+        pfn, inverted = self._pfn, self._inverted
         first = start >> 12 & 511
-        held, pages, expected = start, 0, -1  # of holes when `expected` is -1
-        for address, entry in zip(
-            range(start, end, 4096), entries[first : first + (end - start >> 12)], strict=True
-        ):
-            if entry & (_PRESENT | _PROTNONE):
-                physical = self._physical(entry)
-                if pages and physical == expected:
-                    pages += 1
+        begin = address = start  # of the current run
+        expected = -1  # the physical address that goes on with it; -1 in a hole
+        for entry in entries[first : first + (end - start >> 12)]:
+            if entry & _MAPPED:
+                physical = (entry if entry & _PRESENT else entry ^ inverted) & pfn
+                if physical == expected:
                     expected += 4096
+                    address += 4096
                     continue
                 following = physical + 4096
-            elif entry:
-                following = -2
-            elif expected == -1:
-                pages += 1
+            elif not entry and expected == -1:
+                address += 4096
                 continue
             else:
                 following = -1
-            if pages:
-                yield _run(held, pages, expected)
-            held, pages, expected = address, 1, following
-            if following == -2:
-                yield Run(address, 1, swap=entry)
-                held, pages, expected = address + 4096, 0, -1
-        if pages:
-            yield _run(held, pages, expected)
+            if address > begin:
+                pages = address - begin >> 12
+                runs.append(Run(begin, pages, None if expected < 0 else expected - address + begin))
+            begin, expected = address, following
+            address += 4096
+            if entry and following == -1:
+                runs.append(Run(begin, 1, None, entry))
+                begin = address
+        if address > begin:
+            pages = address - begin >> 12
+            runs.append(Run(begin, pages, None if expected < 0 else expected - address + begin))
+        return runs
 
     def _physical(self, entry: int) -> int:
         return (entry if entry & _PRESENT else entry ^ self._inverted) & self._pfn
@@ -399,10 +420,6 @@ def page_table(prog: Program, mm: int, pgd: int) -> PageTable | GenericPageTable
     return GenericPageTable(prog, mm)
 
 
-def _run(start: int, pages: int, expected: int) -> Run:
-    return Run(start, pages, None if expected < 0 else expected - 4096 * pages)
-
-
 def _continues(before: Run, run: Run) -> bool:
     if before.swap is not None or run.swap is not None or before.readable != run.readable:
         return False
@@ -420,6 +437,14 @@ class Swap:
         self._exists = "nr_swapfiles" in prog and "swap_info" in prog
         # arch/x86/include/asm/pgtable_64.h: SWP_TYPE_BITS, SWP_OFFSET_SHIFT
         self._inverted = has_symbol(prog, "l1tf_mitigation")
+
+    @classmethod
+    def of(cls, prog: Program) -> Swap:
+        """The one of this program."""
+        swap = prog.cache.get(cls)
+        if not isinstance(swap, cls):
+            swap = prog.cache[cls] = cls(prog)
+        return swap
 
     def location(self, entry: int) -> tuple[str, int] | None:
         """File or device, and the page in it; None where the kernel has no swap."""
