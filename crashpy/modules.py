@@ -72,7 +72,8 @@ class Module:
     per_cpu_size: int = 0  # bytes; known once a file is loaded
     file: str = ""  # that its symbols and debugging information were loaded from
     sections: tuple[LoadedSection, ...] = ()  # of that file
-    text_start: int = 0
+    text_start: int = 0  # of that file's .text
+    elf: ElfSymbols | None = None  # that file
     _loaded: tuple[Span, ...] | None = field(default=None, repr=False)
     _read: dict[int, bytes] = field(default_factory=dict, repr=False)
 
@@ -139,14 +140,15 @@ class Module:
         return b"" if region is None else self._memory(region)[address - region.base :]
 
     @cached_property
-    def _object(self) -> Object:
+    def struct(self) -> Object:
+        """``struct module``, read"""
         return Object(self.prog, "struct module", address=self.address).read_()
 
     @cached_property
     def _kallsyms(self) -> tuple[bytes, bytes]:
         """The ELF symbol table that the kernel kept of the module, and its strings."""
         try:
-            module = self._object
+            module = self.struct
             try:
                 table = module.core_kallsyms
             except AttributeError:
@@ -180,7 +182,7 @@ class Module:
         size = kind.size or 0
         members = {m.name for m in kind.members or ()}
         relative = "value_offset" in members
-        module = self._object
+        module = self.struct
         try:
             tables = [
                 (module.syms, module.num_syms),
@@ -292,7 +294,7 @@ class Module:
         else:
             text_start = self._marker(self.regions[0], "START") if self.regions else ""
             symbols.sort(key=lambda s: (s.address, s.name != text_start))
-        self.file = file
+        self.file, self.elf = file, elf
         self.text_start = found.get(".text", 0)
         if self.by_kind:
             self._loaded = _spans(
@@ -304,7 +306,7 @@ class Module:
 
     def unload(self) -> None:
         self._loaded = None
-        self.file = ""
+        self.file, self.elf = "", None
         self.sections = ()
         self.per_cpu_size = self.text_start = 0
 
@@ -411,7 +413,7 @@ def _module(prog: Program, address: int, module: Object) -> Module:
     except AttributeError:
         per_cpu = 0
     found = Module(prog, name, address, regions, by_kind, per_cpu, text_size)
-    found.__dict__["_object"] = module
+    found.__dict__["struct"] = module
     return found
 
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drgn import FaultError, Program
+from drgn import FaultError, Program, RelocatableModule
 
 from crashpy.command import Address
 from crashpy.elf import STT_FILE, ElfSymbols, Section
@@ -350,6 +350,14 @@ class SymbolTable:
 
         return modules_of(self._prog)
 
+    def read_modules_again(self) -> None:
+        for cached in ("modules", "_regions"):
+            self.__dict__.pop(cached, None)
+
+    def forget_lines(self) -> None:
+        """Of files of modules that were unloaded."""
+        self._module_lines.clear()
+
     def module(self, name: str) -> Module | None:
         return next((m for m in self.modules if m.name == name), None)
 
@@ -649,12 +657,13 @@ class SymbolTable:
         module = self.module_of(address)
         if module is None:
             return self._lines.at(address)
-        if not module.file:
+        if module.elf is None:
             return None
-        lines = self._module_lines.get(module.file)
-        if lines is None:
-            lines = self._module_lines[module.file] = _module_lines(self._prog, module)
-        return lines.at(address)
+        if module.name not in self._module_lines:
+            if (lines := _module_lines(self._prog, module)) is None:
+                return None
+            self._module_lines[module.name] = lines
+        return self._module_lines[module.name].at(address)
 
     @cached_property
     def _lines(self) -> Lines:
@@ -668,18 +677,17 @@ def _plain(module: Module, *, init: bool = False) -> Iterator[Symbol]:
     return (s for span in spans for s in span.inner() if not s.is_marker)
 
 
-def _module_lines(prog: Program, module: Module) -> Lines:
+def _module_lines(prog: Program, module: Module) -> Lines | None:
     from crashpy.lines import Lines
 
+    if module.elf is None:
+        return None
     addresses = {s.name: s.address for s in module.sections}
-    path = module.file
     for known in prog.modules():
-        if known.name == module.name:
-            # What the kernel itself remembers of its sections is more than the symbols tell.
-            with suppress(AttributeError):
-                addresses |= dict(known.section_addresses)  # type: ignore[attr-defined]
-            path = known.debug_file_path or path
-    return Lines(ElfSymbols.open(path), 0, addresses)
+        if known.name == module.name and isinstance(known, RelocatableModule):
+            # What the kernel itself remembers of its sections is more than symbols tell.
+            addresses |= dict(known.section_addresses)
+    return Lines(module.elf, 0, addresses)
 
 
 def _from_kallsyms(prog: Program) -> ElfSymbols:
