@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drgn import Object
+from drgn import Architecture, FaultError, Object
 
 from crashpy.command import Address, CommandError, command, flag, operands, value
 from crashpy.settings import PAGERS, READERS, Settings, crashpager, number
@@ -26,6 +27,8 @@ VARIABLES = (
 )
 # Words that name a variable and its value at once; their values where they have one.
 SHORT = {"hex": ("radix", "16"), "dec": ("radix", "10"), "vi": ("edit", ""), "emacs": ("edit", "")}
+
+FUNCTION_SIZE = 1 << 16  # none of those we look for is longer
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ def context(dump: Dump, task: Task) -> Context:
     if tasks.is_active(task):
         mark = "ACTIVE"
         if tasks.panic_found and task == tasks.panic:
-            mark = "SYSRQ" if tasks.panic_message()[1] else "PANIC"
+            mark = "SYSRQ" if tasks.panic_message()[1] or by_sysrq(dump) else "PANIC"
     return Context(
         pid=task.pid,
         command=task.comm,
@@ -280,6 +283,36 @@ def context(dump: Dump, task: Task) -> Context:
         state=tasks.state_verbose(task),
         mark=mark,
     )
+
+
+def by_sysrq(dump: Dump) -> bool:
+    """Whether the task that panicked came from SysRq-c and not through kexec.
+
+    crash notes that as it looks for where to start the backtrace
+    (x86_64_get_dumpfile_stack_frame()): from the stack's lower end up, a return into
+    kexec ends the search before it comes to SysRq's handler.
+    """
+    prog, task = dump.prog, dump.tasks.panic
+    if prog.platform is None or prog.platform.arch != Architecture.X86_64:
+        return False
+    if (handler := dump.symbols.named("sysrq_handle_crash")) is None:
+        return False
+    try:
+        stack = prog.read(task.stack, dump.tasks.stack_size)
+    except FaultError:
+        return False
+    kexec = [dump.symbols.named(name) for name in ("machine_kexec", "__crash_kexec", "crash_kexec")]
+    near = [symbol.address for symbol in (handler, *kexec) if symbol]
+    for (word,) in struct.iter_unpack("<Q", stack):
+        # A call that does not return may be the last of its function: the word then
+        # lies behind its end, and belongs to it as long as no other symbol begins.
+        if any(0 <= word - address < FUNCTION_SIZE for address in near):
+            found = dump.symbols.at(word)
+            if found and found[0] == handler:
+                return True
+            if found and found[0] in kexec:
+                return False
+    return False
 
 
 def _thread_info(dump: Dump, task: Task) -> Address | None:
