@@ -6,9 +6,9 @@ import contextlib
 import itertools
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object, Program, TypeKind
 from drgn.helpers.linux.cpumask import num_online_cpus, num_present_cpus
@@ -21,9 +21,6 @@ from crashpy.numbers import stol
 from crashpy.settings import Settings
 from crashpy.tasks import is_number
 from crashpy.text import GIB, MIB, calendar, duration, size
-
-if TYPE_CHECKING:
-    from crashpy.symbols import SymbolTable
 
 SYSCALL_HEADER = "NUM  SYSTEM CALL                FILE AND LINE NUMBER"
 
@@ -253,13 +250,17 @@ def system_calls(dump: Dump, words: Sequence[str] = ()) -> Iterator[SystemCall]:
         f"{byte_order(prog)}{count}{code}",
         prog.read(table.address_, count * struct.calcsize(f"={code}")),
     )
-    folder = _build_folder(symbols)
+    folder = _build_folder(prog)
     unknown = symbols.named("sys_ni_syscall")
+
+    shared = {address for address, uses in Counter(entries).items() if uses > 1}
+    sources: dict[int, str | None] = {}
 
     def entry(number: int, name: str | None) -> SystemCall:
         address = entries[number]
-        source = None if name is None else _source(symbols, address, folder)
-        return SystemCall(number, Address(address), name, source)
+        if name is not None and address not in sources:
+            sources[address] = _source(dump, address, folder, exact=address in shared)
+        return SystemCall(number, Address(address), name, sources.get(address))
 
     names: list[str | None] = []
     for address in entries:
@@ -279,28 +280,34 @@ def system_calls(dump: Dump, words: Sequence[str] = ()) -> Iterator[SystemCall]:
                 yield entry(number, name)
 
 
-def _build_folder(symbols: SymbolTable) -> str | None:
-    """Where the kernel was built: crash's get_build_directory()."""
-    found = symbols.named("schedule")
-    line = symbols.line(found.address) if found else None
-    for mark in ("/kernel/", "/./arch/"):
-        if line and mark in line:
-            return line[: line.index(mark)]
-    return None
+def _build_folder(prog: Program) -> str:
+    """Where the kernel was built, as its line tables begin their file names."""
+    try:
+        name = prog.source_location("schedule")[0].filename
+    except LookupError:
+        return ""
+    return name[: name.index("kernel/")] if "kernel/" in name else ""
 
 
-def _source(symbols: SymbolTable, address: int, folder: str | None) -> str | None:
-    """The first line of the function that is not inlined from a header file."""
-    if folder is None:
-        return None
+def _source(dump: Dump, address: int, folder: str, *, exact: bool) -> str | None:
+    """The first line of the function that is not inlined from a header file.
+
+    drgn's rows come quickly; gdb's, `exact`, are statements always, as it takes to
+    tell sys_ni_syscall() from its body, but reading a unit's table takes its time.
+    """
     for at in range(address, address + 4096):
-        found = symbols.at(at)
-        if found is None or at - found[1] != address:
+        found = dump.symbols.at(at) if at > address else None
+        if found is not None and at - found[1] != address:
             return None
-        line = symbols.line(at)
-        if line is None or (".h: " in line and "include/" in line) or folder not in line:
-            continue
-        return ".." + line[len(folder) :]
+        try:
+            row = dump.prog.source_location(at)[0]
+        except LookupError:
+            return None
+        name = row.filename
+        if exact and (line := dump.symbols.line(at)) is not None and f"{name}: " in line:
+            return f"../{line[line.index(name) :].removeprefix(folder)}"
+        if not (name.endswith(".h") and "include/" in name) and name.startswith(folder):
+            return f"../{name.removeprefix(folder)}: {row.line}"
     return None
 
 

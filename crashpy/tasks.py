@@ -304,9 +304,12 @@ class TaskTable:
 
     @cached_property
     def _panic_message(self) -> tuple[str, bool]:
-        from crashpy.kernel.panic import panic_message
+        from crashpy.kernel.panic import panic_message, sysrq_on_stack
 
-        return panic_message(self._prog)
+        message, sysrq = panic_message(self._prog)
+        if self._panic is not None and not sysrq:
+            sysrq = sysrq_on_stack(self._prog, self._panic.stack, self.stack_size)
+        return message, sysrq
 
     def object(self, task: Task) -> Object:
         """``struct task_struct *``"""

@@ -129,6 +129,31 @@ def panic_by_stack(prog: Program, stacks: Mapping[int, tuple[int, int]]) -> int 
     return None
 
 
+def sysrq_on_stack(prog: Program, base: int, size: int) -> bool:
+    """Whether the stack holds a return into sysrq_handle_crash() below any into kexec.
+
+    So crash tells (SYSRQ) from (PANIC) where the dump was made without kexec.
+    """
+    ranges = []
+    for name in ("crash_kexec", "machine_kexec", "sysrq_handle_crash"):
+        try:
+            symbol = prog.symbol(name)
+        except LookupError:
+            continue
+        ranges.append((range(symbol.address, symbol.address + symbol.size), name))
+    try:
+        data = prog.read(base, size)
+    except FaultError:
+        return False
+    code = word_code(prog)
+    count = len(data) // struct.calcsize("=" + code)
+    for word in struct.unpack(f"{byte_order(prog)}{count}{code}", data):
+        for addresses, name in ranges:
+            if word in addresses:
+                return name == "sysrq_handle_crash"
+    return False
+
+
 def panic_by_log(prog: Program, active: Mapping[int, int]) -> int | None:
     """The task on the CPU that the log names behind its first word of a panic."""
     keyword = False
