@@ -33,8 +33,8 @@ from crashpy.kernel.stack import (
     Words,
     stacks,
 )
-from crashpy.numbers import dtol, evaluate, htol, is_hexadecimal
-from crashpy.output import Report
+from crashpy.numbers import can_evaluate, dtol, evaluate, htol, is_hexadecimal
+from crashpy.output import Report, Unended
 from crashpy.settings import Settings
 from crashpy.tasks import Task, named
 from crashpy.text import task_header
@@ -72,6 +72,7 @@ class Memory:
     address: Address
     words: tuple[Address, ...]
     symbols: tuple[str, ...]  # of each word; empty for none
+    unreadable: Address | None = None  # what comes next and is not in the dump
     titled: bool = True
 
 
@@ -153,7 +154,7 @@ def bt(
     decimal: bool = False,
     references: Sequence[str] = (),
     ip: str | None = None,
-    sp: int = 0,
+    sp: int | None = None,
     tasks: Sequence[str] | Sequence[Task] = (),
     settings: Settings | None = None,
 ) -> Iterator[Record]:
@@ -199,6 +200,7 @@ def bt(
         ip=_instruction(dump, ip),
         sp=sp,
         reference=references[0] if references else None,
+        radix=settings.radix if settings else 10,
     )
     kind = Kind(raw=raw, exceptions=exceptions, skip_idle=skip_idle)
     one = _Tracer(dump, options, kind)
@@ -238,12 +240,16 @@ def _chosen(
                 yield from one.traced(task, alone=number == len(found))
 
 
-def _instruction(dump: Dump, word: str | None) -> int:
+def _instruction(dump: Dump, word: str | None) -> int | None:
     if word is None:
-        return 0
+        return None
     if is_hexadecimal(word):
         return htol(word)
-    return stacks(dump).address_of(word) or evaluate(dump, word)
+    if can_evaluate(word):
+        return evaluate(dump, word)
+    if (address := stacks(dump).address_of(word)) is None:
+        raise CommandError(f'cannot convert "{word}"')
+    return address
 
 
 def cpu_list(word: str, number: int) -> list[int]:
@@ -346,18 +352,18 @@ class _Tracer:
     def _raw(self, task: Task) -> Iterator[Record]:
         everything = self._all
         start = self._options.sp or task.stack
-        size = everything.stack_size
-        try:
-            data = self._dump.prog.read(start, size)
-        except FaultError:
-            data = b""
-            for at in range(start, start + size, 4096):
-                try:
-                    data += self._dump.prog.read(at, 4096)
-                except FaultError:
-                    break
-        words = struct.unpack(f"<{len(data) // 8}Q", data)
-        symbols = tuple(everything.symbols.format(w) if w >= 1 << 63 else "" for w in words)
+        end = start + everything.stack_size
+        data, at = b"", start
+        while at < end:
+            size = min(4096 - at % 4096, end - at)
+            try:
+                data += self._dump.prog.read(at, size)
+            except (FaultError, OverflowError, ValueError):
+                break
+            at += size
+        words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) & ~7])
+        symbols = self._all.symbols
+        radix = self._options.radix
         yield Memory(
             task.pid,
             Address(task.address),
@@ -365,13 +371,10 @@ class _Tracer:
             task.comm,
             Address(start),
             tuple(map(Address, words)),
-            symbols,
+            tuple(symbols.format(w, radix) if w >= 1 << 63 else "" for w in words),
+            None if at >= end else Address(at),
             self._titled,
         )
-        if len(data) < size:
-            yield Remark(
-                f'invalid kernel virtual address: {start + len(data):x}  type: "64-bit KVADDR"'
-            )
 
 
 class _Stopped(CommandError):
@@ -561,17 +564,17 @@ def lines(
                 if started:
                     yield ""
                 yield Report(f"bt: invalid task or pid value: {record.word}")
+                started = True
             elif isinstance(record, Remark):
                 if started and record.apart:
                     yield ""
                 yield Report(f"bt: {record.text}")
                 started |= record.apart
-                continue
             else:
-                shown = record.titled or (bool(references) and not exceptions)
-                if header and isinstance(record, Backtrace) and not record.titled:
-                    shown = shown and not all(map(_is_remark, record.trace))
-                if header and shown:
+                found = not record.titled and bool(references) and not exceptions
+                if isinstance(record, Memory) or all(map(_is_remark, record.trace)):
+                    found = False
+                if header and (record.titled or found):
                     if started and record.titled:
                         yield ""
                     yield task_header(record.pid, record.task, record.cpu, record.comm)
@@ -579,9 +582,9 @@ def lines(
                     yield from memory_lines(record)
                 else:
                     yield from trace_lines(record.trace, style, exceptions)
-                    if shown and not record.titled:
+                    if found:
                         yield ""
-            started = True
+                started |= record.titled
     except _Stopped:
         return
 
@@ -683,4 +686,10 @@ def memory_lines(memory: Memory) -> Iterator[str]:
     ]
     address = memory.address
     for i in range(0, len(shown), 2):
-        yield f"{address + 8 * i:16x}:  {''.join(shown[i : i + 2])}"
+        line = f"{address + 8 * i:16x}:  {''.join(shown[i : i + 2])}"
+        last = i + 2 >= len(shown)
+        yield Unended(line) if last and memory.unreadable is not None else line
+    if memory.unreadable is not None:
+        yield Report(
+            f'bt: invalid kernel virtual address: {memory.unreadable:x}  type: "64-bit KVADDR"'
+        )

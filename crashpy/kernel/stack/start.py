@@ -33,7 +33,7 @@ class Start(FrameSizes):
 
     def _start_as_told(self) -> None:
         options = self._options
-        sp, cpu = options.sp, self.task.cpu
+        sp, cpu = options.sp or 0, self.task.cpu
         base, top = self.base, self.top
         if sp and not base <= sp < top and not self._all.areas.in_alternate(cpu, sp):
             raise StackError(

@@ -41,7 +41,7 @@ class Trace(Start):
             return self.items
         if options.reference is not None:
             self.reference = Reference(everything, options.reference)
-        if options.ip or options.sp:
+        if options.ip is not None or options.sp is not None:
             self._start_as_told()
         elif not self.is_active:
             self._start_inactive()
@@ -315,33 +315,31 @@ class Trace(Start):
         last = 0
         if sp < low:
             return last
+        # As a wrong %rbp may lead anywhere, `sp` need not be a multiple of 8; slots are.
+        slot = low + (sp - low & ~7)
         end = min(end, low + 8 * len(words))
-        while sp < end:
-            word = words[(sp - low) >> 3]
-            if word < KERNEL_MAP or not (
-                texts[word] if word in texts else everything.is_text(word)
+        while sp < end and slot < end:
+            word = words[(slot - low) >> 3]
+            size = 0
+            if (
+                word >= KERNEL_MAP
+                and (texts[word] if word in texts else everything.is_text(word))
+                and (not process or not self.checking_callers or self._calls_right(word))
             ):
-                sp += 8
-                continue
-            if process and self.checking_callers and not self._calls_right(word):
-                sp += 8
-                continue
-            slot = sp
-            result = self._entry(slot, word)
-            if result == SHOWN_WITH_REGISTERS:
-                last = slot + 8
-                sp = self._behind(last, self._exception_values) - 8
-                self.level += 1
-                if self.exception_ip and (size := self._size(self.exception_ip, sp, process)) >= 0:
-                    sp += size
-            elif result == SHOWN:
-                self.level += 1
-                size = self._size(self.exception_ip or word, sp, process)
-                if size >= 0:
-                    sp += size
-            elif result == COMPLETE:
-                break
-            sp += 8
+                result = self._entry(slot, word)
+                if result == SHOWN_WITH_REGISTERS:
+                    last = slot + 8
+                    size = self._behind(last, self._exception_values) - 8 - slot
+                    self.level += 1
+                    if self.exception_ip:
+                        size += max(0, self._size(self.exception_ip, sp + size, process))
+                elif result == SHOWN:
+                    self.level += 1
+                    size = max(0, self._size(self.exception_ip or word, sp, process))
+                elif result == COMPLETE:
+                    break
+            sp += size + 8
+            slot += (size & ~7) + 8
         return last if process else 0
 
     def _calls_right(self, word: int) -> bool:
@@ -448,7 +446,8 @@ class Trace(Start):
         words = self.words[first : first + ((slot - start) >> 3) + 1]
         names = None
         if self._options.names:
-            names = tuple(map(self._all.symbolic, words))
+            radix = self._options.radix
+            names = tuple(self._all.symbolic(word, radix) for word in words)
         self.items.append(Words(Address(start), tuple(map(Address, words)), names))
 
     def search(self, area: Area | None = None) -> list[Item]:
@@ -460,8 +459,8 @@ class Trace(Start):
             self._switch_to(area, f"read of stack at {area.base:x} failed")
         else:
             self.read_stack(self.base, self.top)
-            if start := self._options.sp:
-                self._search_from(start)
+            if self._options.sp:
+                self._search_from(self._options.sp)
                 start = self.sp
         words, low = self.words, self.low
         first = (start - low) >> 3 if start else 0

@@ -72,9 +72,10 @@ class Options:
     full: bool = False  # -f: keep the stack's words
     names: bool = False  # -F: with the names of what they point to
     lines: bool = False  # -l
-    ip: int = 0  # -I
-    sp: int = 0  # -S
+    ip: int | None = None  # -I
+    sp: int | None = None  # -S
     reference: str | None = None  # -R
+    radix: int = 10  # of symbols' offsets
 
 
 class Unwinder:
@@ -305,13 +306,13 @@ class Unwinder:
             self._pushed[key] = pushed(code, site.offset, interrupted)
         return self._pushed[key]
 
-    def symbolic(self, value: int) -> str | None:
+    def symbolic(self, value: int, radix: int = 10) -> str | None:
         """crash's format_stack_entry(): the symbol or the slab cache of a word."""
         if value < 1 << 63:
             return None
         if not self.readable(value):
             return None
-        if name := self.symbols.format(value):
+        if name := self.symbols.format(value, radix):
             return name
         cache = self.cache_of(value)
         return None if cache is None else f"[{cache}]"
