@@ -1,0 +1,319 @@
+"""A dump's physical memory in bulk, for programs that filter and write dumps.
+
+Everything here is found from the dump's own headers and VMCOREINFO: no debug
+information, no drgn. Pages travel as numpy arrays, thousands at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crashpy.command import CommandError
+from crashpy.vmcore.elf import PT_LOAD, Segment
+from crashpy.vmcore.files import FlattenedFile
+from crashpy.vmcore.kdump import DESCRIPTOR, KdumpHeader
+from crashpy.vmcore.recognise import Vmcore
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Bits = NDArray[np.uint8]  # one byte, 0 or 1, a page
+    Flags = NDArray[np.bool_]
+    Pages = NDArray[np.uint8]  # page_size bytes a page
+
+KERNEL_MAP = 0xFFFFFFFF80000000  # x86-64's __START_KERNEL_map
+PRESENT, HUGE = 1, 0x80  # page table entry
+ADDRESS_BITS = 0x000FFFFFFFFFF000
+
+
+class Unmapped(LookupError):
+    """A kernel address that the page tables do not map, or whose page the dump lacks."""
+
+
+class Memory:
+    """Physical pages of a dump by page frame number (pfn).
+
+    Subclasses say which pages existed and which are there, and read them.
+    """
+
+    page_size: int
+    max_mapnr: int  # one more than the last pfn
+
+    def __init__(self, vmcore: Vmcore) -> None:
+        self.vmcore = vmcore
+        self.info = vmcore.vmcoreinfo
+        self.phys_base = self.number("phys_base") or 0
+        self._tables: dict[int, tuple[int, ...]] = {}
+
+    # What VMCOREINFO says
+
+    def number(self, name: str) -> int | None:
+        word = self.info.get(f"NUMBER({name})")
+        return None if word is None else int(word, 0)
+
+    def offset(self, name: str) -> int | None:
+        word = self.info.get(f"OFFSET({name})")
+        return None if word is None else int(word)
+
+    def symbol(self, name: str) -> int | None:
+        word = self.info.get(f"SYMBOL({name})")
+        return None if word is None else int(word, 16)
+
+    def size(self, name: str) -> int | None:
+        word = self.info.get(f"SIZE({name})")
+        return None if word is None else int(word)
+
+    # Pages
+
+    def existed(self, first: int, end: int) -> Bits:
+        """1 for each pfn of the range that the machine had (makedumpfile's first bitmap)."""
+        raise NotImplementedError
+
+    def stored(self, first: int, end: int) -> Bits:
+        """1 for each pfn of the range whose content the dump holds."""
+        raise NotImplementedError
+
+    def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
+        """Fill ``out[i]`` with the page ``pfns[i]`` (ascending); say which could be read.
+
+        The others, not stored, lost or damaged, become zero.
+        """
+        raise NotImplementedError
+
+    def physical(self, address: int, size: int) -> bytes:
+        """Bytes at a physical address. Raises Unmapped where a page is missing."""
+        pieces = []
+        while size:
+            pfn, start = divmod(address, self.page_size)
+            if pfn >= self.max_mapnr or not self.stored(pfn, pfn + 1)[0]:
+                raise Unmapped(f"physical address {address:#x} is not in the dump")
+            page = np.empty((1, self.page_size), np.uint8)
+            if not self.read_into(np.array([pfn]), page)[0]:
+                raise Unmapped(f"physical address {address:#x} cannot be read from the dump")
+            take = min(size, self.page_size - start)
+            pieces.append(page[0, start : start + take].tobytes())
+            address, size = address + take, size - take
+        return b"".join(pieces)
+
+    # Kernel virtual addresses (x86-64)
+
+    def _root(self) -> tuple[int, int]:
+        """Physical address of the kernel's top page table, and how many levels there are."""
+        top = self.symbol("init_top_pgt") or self.symbol("swapper_pg_dir")
+        if top is None:
+            raise CommandError(f"{self.vmcore.path}: VMCOREINFO does not tell the page tables")
+        return top - KERNEL_MAP + self.phys_base, 5 if self.number("pgtable_l5_enabled") else 4
+
+    def translate(self, address: int) -> tuple[int, int]:
+        """The physical address, and how many bytes from there on lie in one mapping."""
+        table, levels = self._root()
+        for level in range(levels - 1, -1, -1):
+            shift = 12 + 9 * level
+            if table not in self._tables:
+                self._tables[table] = struct.unpack("<512Q", self.physical(table, 4096))
+            entry = self._tables[table][address >> shift & 511]
+            if not entry & PRESENT:
+                raise Unmapped(f"kernel address {address:#x} is not mapped")
+            if not level or (entry & HUGE and level < 3):
+                inside = address & (1 << shift) - 1
+                start = entry & ADDRESS_BITS & ~((1 << shift) - 1)
+                return start + inside, (1 << shift) - inside
+            table = entry & ADDRESS_BITS
+        raise AssertionError("the last level returns")
+
+    def virtual(self, address: int, size: int) -> bytes:
+        """Bytes at a kernel address. Raises Unmapped."""
+        pieces = []
+        while size:
+            physical, room = self.translate(address)
+            take = min(size, room, 4096 - (physical & 4095) if room < 4096 else room)
+            pieces.append(self.physical(physical, take))
+            address, size = address + take, size - take
+        return b"".join(pieces)
+
+
+class ElfMemory(Memory):
+    """/proc/vmcore and ELF files, full or made by makedumpfile -E."""
+
+    def __init__(self, vmcore: Vmcore) -> None:
+        super().__init__(vmcore)
+        self.page_size = int(self.info.get("PAGESIZE", "4096"))
+        size = self.page_size
+        self.loads: list[Segment] = [s for s in vmcore.segments if s.type == PT_LOAD]
+        self.max_mapnr = max((-(-(s.paddr + s.memsz) // size) for s in self.loads), default=0)
+
+    def existed(self, first: int, end: int) -> Bits:
+        # A page that a segment covers only in part does not count (makedumpfile's default way).
+        found = np.zeros(end - first, np.uint8)
+        for s in self.loads:
+            start, stop = s.paddr // self.page_size, (s.paddr + s.memsz) // self.page_size
+            found[max(start - first, 0) : max(stop - first, 0)] = 1
+        return found
+
+    def stored(self, first: int, end: int) -> Bits:
+        found = np.zeros(end - first, np.uint8)
+        for s in self.loads:
+            start, stop = -(-s.paddr // self.page_size), (s.paddr + s.filesz) // self.page_size
+            found[max(start - first, 0) : max(stop - first, 0)] = 1
+        return found
+
+    def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
+        size = self.page_size
+        good = np.ones(len(pfns), bool)
+        where = np.full(len(pfns), -1, np.int64)
+        for s in self.loads:
+            low, high = -(-s.paddr // size), (s.paddr + s.filesz) // size
+            a, b = np.searchsorted(pfns, [low, high])
+            where[a:b] = s.offset + pfns[a:b] * size - s.paddr
+        breaks = np.flatnonzero(np.diff(where) != size) + 1
+        starts = np.concatenate(([0], breaks))
+        ends = np.concatenate((breaks, [len(where)]))
+        flat = out.reshape(-1)
+        file = self.vmcore.file
+        flattened = isinstance(file, FlattenedFile)
+        for a, b, at in zip(starts.tolist(), ends.tolist(), where[starts].tolist(), strict=True):
+            target = flat[a * size : b * size]
+            got = 0
+            if at >= 0 and flattened:
+                data = file.read(at, (b - a) * size)
+                got = len(data)
+                target[:got] = np.frombuffer(data, np.uint8)
+            elif at >= 0:
+                got = _read_fully(file.fd, target, at)
+            target[got:] = 0
+            good[a + got // size : b] = False
+        return good
+
+
+def _read_fully(fd: int, target: Pages, at: int) -> int:
+    view = memoryview(target)
+    got = 0
+    while got < len(view):
+        step = os.preadv(fd, [view[got:]], at + got)
+        if not step:
+            break
+        got += step
+    return got
+
+
+class KdumpMemory(Memory):
+    """kdump-compressed files, one or a split set."""
+
+    def __init__(self, files: Sequence[Vmcore]) -> None:
+        super().__init__(files[0])
+        self.parts = [_Part(file) for file in files]
+        header = self.parts[0].header
+        self.page_size, self.max_mapnr = header.block_size, header.max_mapnr
+        self.level = header.dump_level
+
+    def existed(self, first: int, end: int) -> Bits:
+        return self.parts[0].bits(0, first, end)
+
+    def stored(self, first: int, end: int) -> Bits:
+        return self.parts[0].bits(1, first, end)
+
+    def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
+        good = np.zeros(len(pfns), bool)
+        for part in self.parts:
+            a, b = np.searchsorted(pfns, [part.first, part.end])
+            if b > a:
+                good[a:b] = part.read_into(pfns[a:b], out[a:b])
+        return good
+
+
+class _Part:
+    """One kdump-compressed file: where a pfn's descriptor is, and what it says."""
+
+    STEP = 1 << 15  # pfns between two remembered counts of stored pages
+
+    def __init__(self, vmcore: Vmcore) -> None:
+        assert vmcore.header is not None
+        self.header: KdumpHeader = vmcore.header
+        self.file = vmcore.file
+        header = self.header
+        self.first, self.end = (
+            (header.start_pfn, header.end_pfn) if header.split else (0, header.max_mapnr)
+        )
+        half = header.bitmap_blocks * header.block_size // 2
+        whole = -(-header.max_mapnr // 8)
+        # A file with room for one bitmap only has no separate first one.
+        self._bitmaps = header.bitmap_offset, header.bitmap_offset + (half if half >= whole else 0)
+        self._counts = self._rank()
+        self._decompress: dict[int, Callable[[bytes], bytes]] = {0: bytes, 1: zlib.decompress}
+
+    def bits(self, which: int, first: int, end: int) -> Bits:
+        low = first // 8
+        raw = self.file.read(self._bitmaps[which] + low, -(-end // 8) - low)
+        bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+        bits = bits[first - 8 * low : end - 8 * low]
+        if len(bits) < end - first:
+            bits = np.concatenate((bits, np.zeros(end - first - len(bits), np.uint8)))
+        return bits
+
+    def _rank(self) -> NDArray[np.int64]:
+        """How many pages are stored before each STEP pfns."""
+        ends = range(0, self.header.max_mapnr + self.STEP, self.STEP)
+        counts = [0]
+        for at in ends[:-1]:
+            first, end = max(at, self.first), min(at + self.STEP, self.end)
+            counts.append(int(self.bits(1, first, end).sum()) if end > first else 0)
+        return np.cumsum(counts)
+
+    def _descriptors(self, pfns: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
+        """(index into pfns, offset, size, flags) of each of these that is stored."""
+        block, span = -1, np.empty(0, np.int64)
+        raw = b""
+        for index, pfn in enumerate(pfns.tolist()):
+            if pfn // self.STEP != block:
+                block = pfn // self.STEP
+                first = max(block * self.STEP, self.first)
+                bits = self.bits(1, first, min((block + 1) * self.STEP, self.end))
+                span = np.cumsum(bits) * bits  # 1, 2, 3, … for the stored ones, else 0
+                start = int(self._counts[block])
+                where = self.header.descriptors_offset + start * DESCRIPTOR
+                raw = self.file.read(where, int(bits.sum()) * DESCRIPTOR)
+                offset = first
+            rank = int(span[pfn - offset])
+            if rank and rank * DESCRIPTOR <= len(raw):
+                at, size, flags = struct.unpack_from(
+                    self.header.order + "QII", raw, (rank - 1) * DESCRIPTOR
+                )
+                yield index, at, size, flags
+
+    def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
+        page_size = self.header.block_size
+        filled = np.zeros(len(pfns), bool)
+        for index, at, size, flags in self._descriptors(pfns):
+            if not at or size > page_size:
+                continue
+            data = self.file.read(at, size)
+            try:
+                data = self._unpacked(data, flags & 0xFF)
+            except Exception:  # noqa: BLE001  each library raises its own
+                continue
+            if len(data) == page_size:
+                out[index] = np.frombuffer(data, np.uint8)
+                filled[index] = True
+        out[~filled] = 0
+        return filled
+
+    def _unpacked(self, data: bytes, flags: int) -> bytes:
+        how = self._decompress.get(flags)
+        if how is None:
+            from crashpy.vmcore.codecs import decompressor
+
+            how = self._decompress[flags] = decompressor(flags, self.header.block_size)
+        return how(data)
+
+
+def memory_of(files: Sequence[Vmcore]) -> Memory:
+    """The memory of a dump, or of the files of a split set."""
+    if files[0].form == "kdump":
+        return KdumpMemory(files)
+    return ElfMemory(files[0])
