@@ -170,7 +170,7 @@ def foreach(
 def _each(dump: Dump, given: Given, tasks: list[Task], session: Session | None) -> Iterator[Any]:
     invocation = invoked(given)
     settings = session.settings if session is not None else None
-    extras = {"settings": settings, "session": session}
+    extras: dict[str, Any] = {"settings": settings, "session": session}
     with ExitStack() as stack:
         if session is not None:
             stack.enter_context(session.speaking_as(given.keyword))
@@ -221,7 +221,7 @@ def lines(
     given = parse(words)
     if not given.keyword:
         return
-    extras = {"settings": settings, "session": session}
+    extras: dict[str, Any] = {"settings": settings, "session": session}
     invocation = invoked(given)
     if KEYWORDS[given.keyword].whole:
         yield from _whole(invocation, records, extras)

@@ -78,15 +78,18 @@ def uptime_seconds(prog: Program) -> int:
 
 def date_seconds(prog: Program) -> int | None:
     """The wall clock when the kernel stopped, in seconds since 1970 (get_xtime())."""
-    for read in (
-        lambda: timekeeper(prog).xtime_sec,
-        lambda: prog["shadow_timekeeper"].xtime_sec,
-        lambda: prog["timekeeper"].xtime.tv_sec,
-        lambda: prog["xtime"].tv_sec,
+    for name, member in (
+        ("", "xtime_sec"),
+        ("shadow_timekeeper", "xtime_sec"),
+        ("timekeeper", "xtime.tv_sec"),
+        ("xtime", "tv_sec"),
     ):
         try:
-            seconds: int = read().value_()
-        except (LookupError, AttributeError, FaultError):
+            found = prog[name] if name else timekeeper(prog)
+            for part in member.split("."):
+                found = found.member_(part)
+            seconds: int = found.value_()
+        except (LookupError, FaultError):
             continue
         return seconds
     return None

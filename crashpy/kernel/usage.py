@@ -43,7 +43,9 @@ class MemoryUsage:
             # SPLIT_RSS_COUNTING: pages that threads have not handed over yet, until
             # Linux kernel commit f1a7941243c1 ("mm: convert mm's rss stats into
             # percpu_counter") (in v6.2)
-            self._task = Layout(prog, prog.type("struct task_struct"), {"rss": "rss_stat.count"})
+            self._task: Layout | None = Layout(
+                prog, prog.type("struct task_struct"), {"rss": "rss_stat.count"}
+            )
         except LookupError:
             self._task = None
         if self._task is not None and not self._task.names:
