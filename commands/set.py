@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from drgn import Architecture, FaultError, Object
 
 from crashpy.command import Address, CommandError, command, flag, operands, value
-from crashpy.settings import PAGERS, READERS, Settings, crashpager, number
+from crashpy.settings import EARLY, PAGERS, READERS, Settings, crashpager, number
 from crashpy.tasks import Task, named
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
+    from crashpy.session import Session
 
 # `set -v` lists them in this order.
 VARIABLES = (
@@ -83,6 +84,7 @@ def set_(
     dump: Dump,
     *,
     settings: Settings,
+    session: Session | None = None,
     tasks: Sequence[str] | Sequence[Task] = (),
     cpu: int | None = None,
     panic: bool = False,
@@ -156,13 +158,14 @@ def set_(
     elif active is not None:
         yield _activate(dump, active)
     elif tasks:
-        yield from _words(dump, settings, tasks)
+        starting = session is not None and session.starting
+        yield from _words(dump, settings, tasks, starting)
     else:
         yield context(dump, dump.context)
 
 
 def _words(
-    dump: Dump, settings: Settings, words: Sequence[str | Task]
+    dump: Dump, settings: Settings, words: Sequence[str | Task], starting: bool
 ) -> Iterator[Context | Setting]:
     """Tasks and variables, one after the other, as the words go."""
     typed = " ".join(str(word) for word in words)
@@ -172,9 +175,11 @@ def _words(
         if isinstance(word, Task):
             yield context(dump, word)  # foreach's: the context stays
         elif word in SHORT:
-            yield from _short(dump, settings, word)
+            yield from _short(dump, settings, word, starting)
         elif word != "dumpfile" and (word in VARIABLES or word in READERS):
             assigned = str(queue.pop(0)) if queue else None
+            if starting and (word in EARLY or (word == "radix" and settings.radix_fixed)):
+                assigned = None
             if assigned is not None and not _assign(dump, settings, word, assigned, typed):
                 return
             if word != "silent" or not settings.silent:
@@ -186,19 +191,20 @@ def _words(
             dump.report(f"invalid task or pid value: {word}")
 
 
-def _short(dump: Dump, settings: Settings, word: str) -> Iterator[Setting]:
+def _short(dump: Dump, settings: Settings, word: str, starting: bool) -> Iterator[Setting]:
     name, assigned = SHORT[word]
-    if name == "edit":
+    if name == "edit" and not starting:
         which = f"{settings.edit} " if word == "emacs" else ""
         raise CommandError(f"cannot change {which}editing mode during runtime")
-    settings.assign(name, assigned)
+    if name == "radix":
+        if starting and settings.radix_fixed:
+            return
+        settings.assign(name, assigned)
     yield setting(dump, settings, name)
 
 
 def _assign(dump: Dump, settings: Settings, name: str, word: str, typed: str) -> bool:
     """Give a variable its value; False when it stays and the rest of the line is void."""
-    if name == "scroll" and settings.pager == "none":
-        return True  # there is nothing to choose
     try:
         if name == "edit":
             raise CommandError("cannot change editing mode during runtime")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -222,7 +221,7 @@ def _main(wanted: Arguments) -> int:
     for sentence in session.dump.missing:
         session.console.complain(f"WARNING: {sentence}")
     for _, lines in startup:
-        session.console.show(session.source(_timely(lines, wanted)))
+        session.console.show(session.start_with(lines))
     if "-x" in wanted:
         _load_extensions(session)
     if path := wanted.last("-i"):
@@ -269,6 +268,7 @@ def _override(settings: Settings, wanted: Arguments) -> None:
     settings.zero_excluded = settings.zero_excluded or "--zero_excluded" in wanted
     settings.output = "json" if "--json" in wanted else settings.output
     settings.radix = 16 if "--hex" in wanted else 10
+    settings.radix_fixed = "--hex" in wanted or "--dec" in wanted
     settings.sources = wanted.last("--src")
     settings.strip = "--no_strip" not in wanted
     for pager in ("more", "less", "CRASHPAGER"):
@@ -278,13 +278,6 @@ def _override(settings: Settings, wanted: Arguments) -> None:
         settings.silent = True
     if settings.silent or "--no_scroll" in wanted:
         settings.scroll = False
-
-
-def _timely(lines: Sequence[str], wanted: Arguments) -> list[str]:
-    """The lines of a startup file that are to run once the dump is open."""
-    fixed = r"\s*set\s+(radix|hex|dec)\b" if "--hex" in wanted or "--dec" in wanted else r"(?!)"
-    early = re.compile(fixed + r"|\s*set\s+namelist\b")
-    return [line for line in lines if not early.match(line)]
 
 
 def _open(wanted: Arguments, settings: Settings) -> Session:

@@ -73,6 +73,7 @@ class Session:
         self.failures = 0  # error messages so far
         self.speaker = PROGRAM  # whose name goes before a message
         self._reports: list[Report] = []
+        self.starting = False  # a startup file is being run
         self._reading = False  # an input file
 
     @property
@@ -331,6 +332,14 @@ class Session:
                     break
         finally:
             self._reading = False
+
+    def start_with(self, lines: Iterable[str]) -> Iterator[str]:
+        """Run the lines of a startup file; some of its `set` lines were heeded earlier."""
+        self.starting = True
+        try:
+            yield from self.source(lines)
+        finally:
+            self.starting = False
 
     # Messages
 

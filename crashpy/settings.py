@@ -22,6 +22,7 @@ class Settings:
     scroll: bool = True  # page what is longer than the screen
     pager: str = "none"  # less, more, CRASHPAGER, none
     radix: int = 10
+    radix_fixed: bool = False  # said on the command line: a startup file does not change it
     refresh: bool = True  # of live systems only
     print_max: int = 256  # elements of an array
     print_array: bool = False  # one element a line
@@ -51,8 +52,10 @@ class Settings:
     def assign(self, name: str, word: str) -> None:
         """Give a variable a value as `set NAME WORD` does; ValueError for one it cannot have."""
         field = name.replace("-", "_")
+        if name == "scroll" and self.pager == "none":
+            return  # there is nothing to choose
         if name == "scroll" and word in ("less", "more", "CRASHPAGER"):
-            if self.pager != "none" and (word != "CRASHPAGER" or crashpager()):
+            if word != "CRASHPAGER" or crashpager():
                 self.pager = word
             return
         setattr(self, field, READERS[name](word))
