@@ -194,6 +194,10 @@ def argument_lines(text: Iterator[str]) -> Iterator[list[str]]:
             yield found
 
 
+class RecallError(CommandError):
+    """A request for an earlier line that there is none for."""
+
+
 @dataclass
 class History:
     """The lines entered at the prompt, and the forms that name one of them again."""
@@ -226,7 +230,7 @@ class History:
         for earlier in reversed(self.lines):
             if not wanted.isdecimal() and earlier.startswith(wanted):
                 return earlier
-        raise CommandError(f"invalid repeat request: {line}")
+        raise RecallError(f"invalid repeat request: {line}")
 
     def _required(self) -> None:
         if not self.lines:

@@ -23,7 +23,7 @@ from drgn import FaultError, Type, TypeKind
 from crashpy import grammar
 from crashpy.command import Command, CommandError, UsageError
 from crashpy.dump import Dump
-from crashpy.grammar import Alias, History
+from crashpy.grammar import Alias, History, RecallError
 from crashpy.output import Console, Report, Unended, from_shell, to_file, to_pipe
 from crashpy.settings import Settings
 
@@ -137,6 +137,9 @@ class Session:
                 self.console.show(self.history.listing())
                 return
             recalled = self.history.recalled(line, lambda name: shutil.which(name) is not None)
+        except RecallError as error:
+            self.console.show([str(error)])
+            return
         except CommandError as error:
             self.console.show([self._failure(str(error))])
             return

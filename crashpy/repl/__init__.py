@@ -37,7 +37,7 @@ def run(session: Session) -> None:
         colour = colourer()
     session.console = Terminal(session.settings, colour)
     prompt = Prompt(session)
-    while True:
+    while not session.finished:
         try:
             line = prompt.read()
         except KeyboardInterrupt:
@@ -48,5 +48,3 @@ def run(session: Session) -> None:
             session.enter(line)
         except KeyboardInterrupt:
             session.console.complain("")
-        except SystemExit:
-            return
