@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from drgn import FaultError, Program
 
 if TYPE_CHECKING:
-    from crashpy.opening.options import OpenOptions
     from crashpy.gdb.target import Target
+    from crashpy.opening.options import OpenOptions
     from crashpy.symbols import SymbolTable
     from crashpy.tasks import Task, TaskTable
     from crashpy.vmcore.recognise import Vmcore

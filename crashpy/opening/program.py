@@ -12,7 +12,8 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 from crashpy.opening.errors import OpeningError
 from crashpy.opening.kernels import Kernel
 from crashpy.opening.options import OpenOptions
-from crashpy.vmcore.kdump import COMPRESSIONS
+from crashpy.vmcore.elf import Note
+from crashpy.vmcore.kdump import KdumpHeader
 from crashpy.vmcore.recognise import Vmcore
 
 ARCHITECTURES = {
@@ -105,18 +106,59 @@ def start(files: Sequence[Vmcore], options: OpenOptions) -> Program:
 
 def _program(vmcore: Vmcore, info: bytes | None, options: OpenOptions) -> Program:
     platform = options.platform
-    named = vmcore.header.utsname if vmcore.header else None
-    if platform is None and named is not None and not (named[0] and named[2]):
+    header = vmcore.header
+    if platform is None and header and not (header.utsname[0] and header.utsname[2]):
         # QEMU fills in the machine alone, and libkdumpfile does not look at it then.
         platform = platform_of(vmcore)
+    if header and vmcore.damage and vmcore.bits == 64:
+        # libkdumpfile maps the file, and touching what was cut off kills the process
+        return _paged_program(vmcore, info, options)
     try:
         prog = Program(platform, vmcoreinfo=info)
         with quiet_drgn():
             prog.set_core_dump(os.dup(vmcore.file.fd))
-    except (FaultError, LookupError, OSError, ValueError) as error:
-        raise _refused(vmcore, error) from error
     except Exception as error:
         # drgn raises plain Exception for what libkdumpfile and libelf say
+        raise _refused(vmcore, error) from error
+    if header and vmcore.bits == 64 and not _decompresses(prog, header):
+        return _paged_program(vmcore, info, options)
+    return prog
+
+
+def _decompresses(prog: Program, header: KdumpHeader) -> bool:
+    """Whether this build of libkdumpfile has the dump's compression: not every one has all."""
+    pfn = header.first_stored_pfn
+    if pfn is None:
+        return True
+    try:
+        prog.read(pfn * header.block_size, 8, True)
+    except FaultError as error:
+        return "nsupported" not in str(error)
+    return True
+
+
+def _paged_program(vmcore: Vmcore, info: bytes | None, options: OpenOptions) -> Program:
+    """Physical memory by our own reader, registers and VMCOREINFO as a small ELF core."""
+    from crashpy.vmcore.elf import core_of_notes
+    from crashpy.vmcore.files import memory_file
+    from crashpy.vmcore.pages import PageReader
+
+    header = vmcore.header
+    assert header
+    platform = options.platform or platform_of(vmcore)
+    notes = list(vmcore.notes)
+    text = info or vmcore.vmcoreinfo_text
+    if not any(note.name == b"VMCOREINFO" for note in notes):
+        notes.append(Note(b"VMCOREINFO", 0, text))
+    core = memory_file("notes")
+    os.write(core, core_of_notes(notes, vmcore.machine, vmcore.order))
+    try:
+        prog = Program(platform, vmcoreinfo=info)
+        with quiet_drgn():
+            prog.set_core_dump(core)
+        memory = header.max_mapnr * header.block_size
+        prog.add_memory_segment(0, memory, PageReader(header).read, physical=True)
+    except Exception as error:
         raise _refused(vmcore, error) from error
     return prog
 
@@ -124,29 +166,7 @@ def _program(vmcore: Vmcore, info: bytes | None, options: OpenOptions) -> Progra
 def _refused(vmcore: Vmcore, error: Exception) -> OpeningError:
     if vmcore.damage:
         return OpeningError(f"{vmcore.path}: {vmcore.damage}, nothing of it can be read ({error})")
-    if "Unsupported" in str(error) or "not supported" in str(error):
-        return OpeningError(f"{vmcore.path}: drgn as installed cannot read it: {error}")
     return OpeningError(f"{vmcore.path}: {vmcore.describe()} cannot be opened: {error}")
-
-
-def check_compression(prog: Program, vmcore: Vmcore) -> None:
-    """Complain when this build of drgn lacks the dump's compression, as pages then all fault."""
-    header = vmcore.header
-    if header is None or not header.stored_pages:
-        return
-    pfn = header.first_stored_pfn
-    if pfn is None:
-        return
-    try:
-        prog.read(pfn * header.block_size, 8, True)
-    except FaultError as error:
-        flags = header.file.read(header.descriptors_offset + 12, 4)
-        kind = COMPRESSIONS.get(int.from_bytes(flags, "little" if header.order == "<" else "big"))
-        if kind and "ompress" in str(error) and not vmcore.damage:
-            raise OpeningError(
-                f"{vmcore.path}: its pages are compressed by {kind}, which drgn as installed"
-                " cannot read: install drgn from PyPI, whose libkdumpfile can"
-            ) from error
 
 
 def _reader(inner: Program) -> Callable[[int, int, int, bool], bytes]:

@@ -12,17 +12,13 @@ from crashpy.opening import paths as naming
 from crashpy.opening.errors import OpeningError
 from crashpy.opening.kernels import Kernel, open_kernel
 from crashpy.opening.options import OpenOptions
-from crashpy.opening.program import check_compression, load, start
+from crashpy.opening.program import load, start
 from crashpy.opening.search import find_debug_file, find_kernel
 from crashpy.vmcore.recognise import Vmcore
 
 
-def open_dump(paths: Sequence[str], *, options: OpenOptions | None = None) -> Dump:
-    """Open what the paths name: `[VMLINUX] VMCORE` in any order, a folder, nothing (live).
-
-    Raises OpeningError, one sentence, when that is not possible.
-    """
-    options = options or OpenOptions()
+def open_named(paths: Sequence[str], options: OpenOptions) -> Dump:
+    """crashpy.opening.open_dump()."""
     try:
         return _open(naming.sort_out(paths), options)
     except OSError as error:
@@ -40,7 +36,6 @@ def _open(named: naming.Named, options: OpenOptions) -> Dump:
         for kernel in kernels:
             _same_build(kernel, dump, dump.build_id)
     prog = start(files, options)
-    check_compression(prog, dump)
     build_id = dump.build_id or _live_build_id(dump)
     missing = [*_damage(files), *naming.gaps(files)] if dump.split else _damage(files)
     if kernels:

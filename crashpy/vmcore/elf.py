@@ -168,3 +168,19 @@ def parse_notes(raw: bytes, order: str) -> Iterator[Note]:
 
 def build_id(notes: list[Note]) -> bytes | None:
     return next((n.desc for n in notes if n.name == b"GNU" and n.type == 3 and n.desc), None)
+
+
+def core_of_notes(notes: list[Note], machine: str, order: str) -> bytes:
+    """A 64-bit ELF core that has notes and no memory."""
+    raw = b"".join(
+        struct.pack(order + "III", len(n.name) + 1, len(n.desc), n.type)
+        + (n.name + b"\0").ljust(len(n.name) + 4 & ~3, b"\0")
+        + n.desc.ljust(len(n.desc) + 3 & ~3, b"\0")
+        for n in notes
+    )
+    number = next((n for n, names in MACHINES.items() if machine.startswith(names[0])), 0)
+    ident = b"\x7fELF\2" + (b"\1" if order == "<" else b"\2") + b"\1"
+    fields = ET_CORE, number, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0
+    head = ident.ljust(16, b"\0") + struct.pack(order + "HHIQQQIHHHHHH", *fields)
+    at = len(head) + 56
+    return head + struct.pack(order + "IIQQQQQQ", PT_NOTE, 0, at, 0, 0, len(raw), 0, 4) + raw

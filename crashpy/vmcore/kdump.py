@@ -16,8 +16,6 @@ DISKDUMP = b"DISKDUMP"
 
 # header.status
 INCOMPLETE, EXCLUDED_VMEMMAP = 0x8, 0x10
-# page_desc.flags -> how the page is compressed
-COMPRESSIONS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 
 DESCRIPTOR = 24  # bytes of a page_desc, on every machine
 
@@ -57,12 +55,17 @@ class KdumpHeader:
     def descriptors_offset(self) -> int:
         return (1 + self.sub_hdr_size + self.bitmap_blocks) * self.block_size
 
+    @property
+    def stored_bitmap(self) -> tuple[int, int]:
+        """Offset and size of the bitmap of the pages that are in the file."""
+        size = -(-self.max_mapnr // 8)
+        half = self.bitmap_blocks * self.block_size // 2
+        return self.bitmap_offset + (half if half >= size else 0), size
+
     @cached_property
     def stored_pages(self) -> int:
         """How many page descriptors the file has: set bits of its second bitmap."""
-        bitmap = -(-self.max_mapnr // 8)
-        half = self.bitmap_blocks * self.block_size // 2
-        at = self.bitmap_offset + (half if half >= bitmap else 0)
+        at, _ = self.stored_bitmap
         first, end = (self.start_pfn, self.end_pfn) if self.split else (0, self.max_mapnr)
         end = min(end, self.max_mapnr)
         count, step = 0, 1 << 22
@@ -85,9 +88,7 @@ class KdumpHeader:
 
     def stored_ranges(self) -> Iterator[tuple[int, int]]:
         """Physical address and size of each run of pages that the file holds."""
-        bitmap = -(-self.max_mapnr // 8)
-        half = self.bitmap_blocks * self.block_size // 2
-        at = self.bitmap_offset + (half if half >= bitmap else 0)
+        at, bitmap = self.stored_bitmap
         first = -1
         for offset in range(0, bitmap, 1 << 16):
             for i, byte in enumerate(self.file.read(at + offset, min(1 << 16, bitmap - offset))):
