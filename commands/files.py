@@ -11,7 +11,7 @@ from drgn import FaultError, Program, offsetof
 
 from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
 from crashpy.faults import skipping
-from crashpy.kernel.vfs import Dentry, Inode, Path, Vfs, read_or_complain
+from crashpy.kernel.vfs import Dentry, Inode, Path, Vfs, read_or_complain, remember
 from crashpy.tasks import HEXADECIMAL, Task, is_number, named
 from crashpy.text import centered, task_header
 
@@ -102,12 +102,13 @@ def files(
     if len(reference) > 1:
         dump.report("only one -R option allowed")
         raise UsageError
-    reader = _Reader(dump.prog, cached, reference[0] if reference else None)
+    reader = _Reader.of(dump.prog, cached)
+    wanted = reference[0] if reference else None
     if not tasks:
-        yield from reader.read(dump.context, header=True)
+        yield from reader.read(dump.context, wanted, header=True)
     for count, chosen in enumerate(tasks):
         if isinstance(chosen, Task):
-            yield from reader.read(chosen)
+            yield from reader.read(chosen, wanted)
             continue
         matching = named(dump, chosen)
         if not matching:
@@ -115,6 +116,7 @@ def files(
         for task in matching:
             yield from reader.read(
                 task,
+                wanted,
                 header=True,
                 after_another=count > 0,
                 named_by_pid=len(matching) > 1 or task.address != _number(chosen),
@@ -122,28 +124,41 @@ def files(
 
 
 class _Reader:
-    def __init__(self, prog: Program, cached: bool, reference: str | None) -> None:
+    """Remembers what tasks share: threads all, processes what they inherited."""
+
+    def __init__(self, prog: Program, cached: bool) -> None:
         self._prog = prog
         self._vfs = Vfs.of(prog)
         self._cached = cached
-        self._reference = reference
         task = prog.type("struct task_struct")
-        self._offsets = offsetof(task, "fs"), offsetof(task, "files")
+        fs, files_struct = offsetof(task, "fs"), offsetof(task, "files")
+        self._start = min(fs, files_struct)
+        self._size = abs(fs - files_struct) + 8
+        self._at = fs - self._start, files_struct - self._start
+        self._directories: dict[int, tuple[str, str]] = {}
         self._lists: dict[int, tuple[int, tuple[OpenFile, ...]]] = {}
+        self._files: dict[tuple[int, int], OpenFile] = {}
+
+    @classmethod
+    def of(cls, prog: Program, cached: bool) -> _Reader:
+        reader = prog.cache.get((cls, cached))
+        if not isinstance(reader, cls):
+            reader = prog.cache[cls, cached] = cls(prog, cached)
+        return reader
 
     def read(
         self,
         task: Task,
+        reference: str | None,
         *,
         header: bool = False,
         after_another: bool = False,
         named_by_pid: bool = False,
     ) -> Iterator[TaskFiles]:
         with skipping(f"the files of task {task.address:x}"):
-            fs, files_struct = (self._prog.read_u64(task.address + at) for at in self._offsets)
-            root = cwd = None
-            if fs:
-                root, cwd = (self._path(path) for path in self._vfs.root_and_cwd(fs))
+            data = self._prog.read(task.address + self._start, self._size)
+            fs, files_struct = (int.from_bytes(data[at : at + 8], "little") for at in self._at)
+            root, cwd = self._root_and_cwd(fs) if fs else (None, None)
             size, open_files = self._open_files(files_struct) if files_struct else (0, ())
             record = TaskFiles(
                 task.pid,
@@ -157,11 +172,19 @@ class _Reader:
                 after_another,
                 named_by_pid,
             )
-            if self._reference is not None:
-                record = _referring(record, self._reference, size)
+            if reference is not None:
+                record = _referring(record, reference, size)
             # crash ends a PID's turn with an empty line, whether -R finds something or not.
             if record.found or named_by_pid:
                 yield record
+
+    def _root_and_cwd(self, fs: int) -> tuple[str, str]:
+        found = self._directories.get(fs)
+        if found is None:
+            root, cwd = self._vfs.root_and_cwd(fs)
+            found = self._path(root), self._path(cwd)
+            remember(self._directories, fs, found)
+        return found
 
     def _path(self, path: Path) -> str:
         if not path.dentry:
@@ -172,16 +195,21 @@ class _Reader:
             return ""
 
     def _open_files(self, files_struct: int) -> tuple[int, tuple[OpenFile, ...]]:
-        """Of all threads of a process at once: they share it."""
-        if files_struct not in self._lists:
+        found = self._lists.get(files_struct)
+        if found is None:
             table = self._vfs.descriptors(files_struct)
-            found = table.size, tuple(self._open_file(fd, file) for fd, file in table.files)
-            if len(self._lists) > 64:
-                self._lists.clear()
-            self._lists[files_struct] = found
-        return self._lists[files_struct]
+            found = table.size, tuple([self._open_file(fd, file) for fd, file in table.files])
+            remember(self._lists, files_struct, found, 256)
+        return found
 
     def _open_file(self, fd: int, file: int) -> OpenFile:
+        found = self._files.get((fd, file))
+        if found is None:
+            found = self._new(fd, file)
+            remember(self._files, (fd, file), found)
+        return found
+
+    def _new(self, fd: int, file: int) -> OpenFile:
         vfs = self._vfs
         dentry = address = None
         try:
@@ -208,7 +236,8 @@ class _Reader:
 
 
 def _type_and_path(inode: Inode, path: str) -> tuple[str, str]:
-    return inode.type, "" if inode.type == "SOCK" and path == "/" else path
+    kind = inode.type
+    return kind, "" if kind == "SOCK" and path == "/" else path
 
 
 def _number(word: str) -> int | None:
@@ -298,6 +327,8 @@ def _file_line(file: OpenFile, cached: bool) -> str:
 
 
 def _centred(address: int | None) -> str:
+    if address is not None and address >> 60:
+        return f"{address:x}"
     return centered(f"{address or 0:x}", 16, right=True)
 
 

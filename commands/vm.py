@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from crashpy.kernel.mm import (
     page_table,
     physical_digits,
 )
-from crashpy.kernel.vfs import Vfs
+from crashpy.kernel.vfs import Vfs, remember
 from crashpy.tasks import Task, is_number, named
 from crashpy.text import centered, task_header
 
@@ -166,13 +167,13 @@ def vm(
     want = _Want(
         pages, area, forced, reference[0] if reference else None, mm_struct, vm_area_structs
     )
-    reader = _Reader(dump, want)
+    reader = _Reader.of(dump)
     if not tasks:
-        yield from reader.read(dump.context, header=True)
+        yield from reader.read(dump.context, want, header=True)
     shown = 0
     for chosen in tasks:
         if isinstance(chosen, Task):
-            yield from reader.read(chosen)
+            yield from reader.read(chosen, want)
             continue
         matching = named(dump, chosen)
         if not matching:
@@ -180,7 +181,7 @@ def vm(
             dump.report(f"{gap}invalid task or pid value: {chosen}")
             shown += 1
         for task in matching:
-            yield from reader.read(task, header=True, after_another=shown > 0)
+            yield from reader.read(task, want, header=True, after_another=shown > 0)
             shown += want.reference is None
 
 
@@ -220,21 +221,30 @@ class _Want:
 
 
 class _Reader:
-    def __init__(self, dump: Dump, want: _Want) -> None:
-        self._dump = dump
+    """Remembers what the threads of a process share."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.dump = dump
         self._prog = dump.prog
-        self._want = want
         self._mm = Mm.of(dump.prog)
         self._vfs = Vfs.of(dump.prog)
-        self._page_kib = dump.prog["PAGE_SIZE"].value_() // 1024
+        self._page_kib = self._mm.page_size // 1024
         self._digits = physical_digits(dump.prog)
+        self._zombie = dump.tasks.states.zombie
+        self._listings: dict[int, tuple[MemoryArea, ...]] = {}
+
+    @classmethod
+    def of(cls, dump: Dump) -> _Reader:
+        reader = dump.prog.cache.get(cls)
+        if not isinstance(reader, cls) or reader.dump is not dump:
+            reader = dump.prog.cache[cls] = cls(dump)
+        return reader
 
     def read(
-        self, task: Task, *, header: bool = False, after_another: bool = False
+        self, task: Task, want: _Want, *, header: bool = False, after_another: bool = False
     ) -> Iterator[Record]:
-        want = self._want
         with skipping(f"the memory of task {task.address:x}"):
-            memory = self._totals(task, header, after_another)
+            memory = self._totals(task, want, header, after_another)
             if want.reference is not None:
                 yield from _Search(self, memory, want.reference)
                 return
@@ -249,33 +259,37 @@ class _Reader:
             elif want.vm_area_structs:
                 for area in self._mm.areas(mm):
                     yield self._structure("vm_area_struct", area.address)
+            elif want.pages or want.area is not None:
+                yield from self._translated(mm, want.area)
             else:
-                yield from self._areas(mm)
+                yield from self._listed(mm)
 
-    def _areas(self, mm: int) -> Iterator[Record]:
-        want, found, table = self._want, False, self.table_of(mm)
-        for number, area in enumerate(self._mm.areas(mm)):
-            if want.area is not None and area.address != want.area:
-                continue
-            found = True
-            translated = want.pages or want.area is not None
-            yield self.area(area, headed=translated or number == 0)
-            if translated:
-                yield from self.pages(area, table)
-        if want.area is not None and not found:
-            yield NoArea(Address(want.area))
+    def _listed(self, mm: int) -> tuple[MemoryArea, ...]:
+        found = self._listings.get(mm)
+        if found is None:
+            areas = self._mm.areas(mm)
+            found = tuple([self.area(area, headed=n == 0) for n, area in enumerate(areas)])
+            remember(self._listings, mm, found, 64)
+        return found
 
-    def _totals(self, task: Task, header: bool, after_another: bool) -> TaskMemory:
+    def _translated(self, mm: int, only: int | None) -> Iterator[Record]:
+        table = self.table_of(mm)
+        areas = [a for a in self._mm.areas(mm) if only is None or a.address == only]
+        for area in areas:
+            yield self.area(area, headed=True)
+            yield from self.pages(area, table)
+        if only is not None and not areas:
+            yield NoArea(Address(only))
+
+    def _totals(self, task: Task, want: _Want, header: bool, after_another: bool) -> TaskMemory:
         """Its get_task_mem_usage()."""
-        want = self._want
         pgd = rss = total = 0
-        mm = 0 if "ZO" in self._dump.tasks.state(task) else task.mm
+        mm = 0 if task.state & self._zombie else task.mm
         if mm:
             space = self._mm.space(mm)
             if not task.exiting or space.users > 0:
                 pgd, total = space.pgd, space.total_pages
-                rss = space.resident_pages + cached_resident_pages(self._dump, task)
-        structures = want.mm_struct or want.vm_area_structs
+                rss = space.resident_pages + cached_resident_pages(self.dump, task)
         return TaskMemory(
             task.pid,
             Address(task.address),
@@ -287,7 +301,7 @@ class _Reader:
             total * self._page_kib,
             header,
             after_another,
-            totals=not structures and want.area is None,
+            totals=not want.mm_struct and not want.vm_area_structs and want.area is None,
             digits=self._digits,
         )
 
@@ -319,7 +333,7 @@ class _Reader:
     def pages(self, area: Area, table: PageTable | GenericPageTable) -> Iterator[Pages]:
         file = self.file_of(area)
         if area.end > _END:
-            self._dump.report(f"area {area.address:x}: {area.start:x}-{area.end:x} makes no sense")
+            self.dump.report(f"area {area.address:x}: {area.start:x}-{area.end:x} makes no sense")
             return
         for run in table.runs(area.start, area.end):
             yield self._place(run, area, file)
@@ -341,7 +355,7 @@ class _Reader:
     def _structure(self, name: str, address: int) -> Structure:
         kind = self._prog.type(f"struct {name}")
         data = self._prog.read(address, kind.size or 0)
-        return Structure(name, Address(address), data, _target(self._dump))
+        return Structure(name, Address(address), data, _target(self.dump))
 
 
 def _target(dump: Dump) -> Target:
@@ -467,12 +481,12 @@ def lines(
             if not headed:
                 headed = True
                 yield f"{'VIRTUAL':10}  {'PHYSICAL':{digits}}"
-            yield from _page_lines(record, digits)
+            yield from _blocks(_page_lines(record, digits))
         elif isinstance(record, MemoryArea):
             if record.headed:
                 yield AREAS_HEADER
             yield (
-                f"{centered(f'{record.vma:x}', 16)} {record.start:10x} {record.end:10x} "
+                f"{record.vma:^16x} {record.start:10x} {record.end:10x} "
                 f"{record.flags:6x} {record.file}"
             )
             headed = False
@@ -495,9 +509,16 @@ def lines(
 def _totals_lines(memory: TaskMemory) -> Iterator[str]:
     yield TOTALS_HEADER
     yield (
-        f"{centered(f'{memory.mm:x}', 16)}  {centered(f'{memory.pgd:x}', 16)}  "
-        f"{centered(f'{memory.rss_kib}k', 6)}  {centered(f'{memory.total_vm_kib}k', 8)}"
+        f"{memory.mm:^16x}  {memory.pgd:^16x}  "
+        f"{f'{memory.rss_kib}k':^6}  {f'{memory.total_vm_kib}k':^8}"
     )
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[str]:
+    """Many lines as one string: there may be millions, each the work of a dozen bytecodes."""
+    lines = iter(lines)
+    while block := "\n".join(itertools.islice(lines, 1024)):
+        yield block
 
 
 def _page_lines(run: Pages, digits: int) -> Iterable[str]:

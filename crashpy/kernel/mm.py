@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, offsetof, sizeof
 
 from crashpy.command import CommandError
+from crashpy.faults import skipping
+from crashpy.kernel.vfs import Vfs, remember
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
     from crashpy.tasks import Task
-
-V = TypeVar("V")
 
 _MOST_DEPTH = 32  # of a maple tree: MAPLE_HEIGHT_MAX
 _MOST_AREAS = 1 << 22  # sysctl vm.max_map_count is 65530 by default
@@ -98,6 +98,7 @@ class Mm:
             self._vm_next = offsetof(vma, "vm_next")
             self._vma_size = max(self._vma_size, self._vm_next + 8)
         self._per_cpu: list[int] | None = None
+        self.page_size: int = prog["PAGE_SIZE"].value_()
 
     @classmethod
     def of(cls, prog: Program) -> Mm:
@@ -119,7 +120,7 @@ class Mm:
                 _u64(data, self._total_vm),
                 self._resident_pages(data),
             )
-            _remember(self._spaces, mm, found)
+            remember(self._spaces, mm, found, _MOST_REMEMBERED)
         return found
 
     def _resident_pages(self, data: bytes) -> int:
@@ -158,8 +159,11 @@ class Mm:
         """By address. Raises FaultError."""
         found = self._areas.get(mm)
         if found is None:
-            found = [self.area(vma) for vma in self._vmas(mm)]
-            _remember(self._areas, mm, found)
+            found = []
+            for vma in self._vmas(mm):
+                with skipping(f"vm_area_struct {vma:x}"):
+                    found.append(self.area(vma))
+            remember(self._areas, mm, found, _MOST_REMEMBERED)
         return found
 
     def area(self, vma: int) -> Area:
@@ -245,8 +249,15 @@ class _MapleNodes:
         node, kind = enode & ~0xFF, enode >> 3 & 0xF
         if depth > _MOST_DEPTH or node in seen or kind not in self._layouts:
             return
+        if len(seen) > _MOST_AREAS:
+            return
         seen.add(node)
-        data = self._prog.read(node, self._size)
+        try:
+            data = self._prog.read(node, self._size)
+        except FaultError as fault:
+            with skipping(f"maple tree node {node:x}"):
+                raise fault
+            return
         pivot, pivots, slot, slots = self._layouts[kind]
         ends = struct.unpack_from(f"{pivots}Q", data, pivot)
         for n, entry in enumerate(struct.unpack_from(f"{slots}Q", data, slot)):
@@ -464,8 +475,6 @@ class Swap:
         return name, offset
 
     def _name(self, kind: int) -> str:
-        from crashpy.kernel.vfs import Vfs
-
         areas = self._prog["swap_info"]
         if kind >= (areas.type_.length or 0) or not areas[kind] or not areas[kind].swap_file:
             return ""  # a migration, hardware poison or marker entry
@@ -509,9 +518,3 @@ def has_symbol(prog: Program, name: str) -> bool:
 
 def _u64(data: bytes, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 8], "little")
-
-
-def _remember(cache: dict[int, V], key: int, value: V) -> None:
-    if len(cache) >= _MOST_REMEMBERED:
-        del cache[next(iter(cache))]
-    cache[key] = value

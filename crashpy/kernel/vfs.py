@@ -23,6 +23,8 @@ _MOST_DEPTH = 4096
 _MOST_DESCRIPTORS = 1 << 26  # fdtable.max_fds of a kernel: sysctl fs.nr_open at most
 _MOST_REMEMBERED = 1 << 16
 
+_TWO_POINTERS = struct.Struct("QQ")
+
 _S_IFMT = 0o170000
 _FILE_TYPES = {
     0o010000: "FIFO",
@@ -141,7 +143,7 @@ class Vfs:
                 _u64(data, self._d_inode),
                 _u64(data, self._d_sb),
             )
-            _remember(self._dentries, address, found)
+            remember(self._dentries, address, found)
         return found
 
     def _name(self, address: int, data: bytes) -> str:
@@ -168,7 +170,7 @@ class Vfs:
             data = self._prog.read(address, self._inode_size)
             (mode,) = struct.unpack_from("H", data, self._i_mode)
             found = Inode(mode, _u64(data, self._i_mapping), _u64(data, self._i_sb))
-            _remember(self._inodes, address, found)
+            remember(self._inodes, address, found)
         return found
 
     def cached_pages(self, mapping: int) -> int:
@@ -234,7 +236,7 @@ class Vfs:
                 _u64(data, self._mnt_mountpoint),
                 device.decode(errors="backslashreplace"),
             )
-            _remember(self._mounts, vfsmount, found)
+            remember(self._mounts, vfsmount, found)
         return found
 
     def file(self, address: int) -> Path:
@@ -242,7 +244,7 @@ class Vfs:
         found = self._files.get(address)
         if found is None:
             found = self._path_at(address, self._f_path)
-            _remember(self._files, address, found)
+            remember(self._files, address, found)
         return found
 
     def root_and_cwd(self, fs_struct: int) -> tuple[Path, Path]:
@@ -250,10 +252,11 @@ class Vfs:
         return self._path_at(fs_struct, self._root), self._path_at(fs_struct, self._pwd)
 
     def _path_at(self, address: int, offsets: tuple[int, int]) -> Path:
+        """The pointers of a ``struct path`` are neighbours."""
         dentry, mnt = offsets
         first = min(offsets)
-        data = self._prog.read(address + first, max(offsets) + 8 - first)
-        return Path(_u64(data, dentry - first), _u64(data, mnt - first))
+        one, other = _TWO_POINTERS.unpack(self._prog.read(address + first, 16))
+        return Path(one, other) if dentry < mnt else Path(other, one)
 
     def descriptors(self, files_struct: int) -> Descriptors:
         """The open files of a ``struct files_struct``, by descriptor. Raises FaultError."""
@@ -286,7 +289,7 @@ class Vfs:
         found = self._paths.get(path)
         if found is None:
             found = self._walk(path)
-            _remember(self._paths, path, found)
+            remember(self._paths, path, found)
         return found
 
     def _walk(self, path: Path) -> str:
@@ -351,8 +354,8 @@ def _u64(data: bytes, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 8], "little")
 
 
-def _remember(cache: dict[K, V], key: K, value: V) -> None:
+def remember(cache: dict[K, V], key: K, value: V, most: int = _MOST_REMEMBERED) -> None:
     """Bounded: a machine may hold millions of dentries."""
-    if len(cache) >= _MOST_REMEMBERED:
+    if len(cache) >= most:
         cache.clear()
     cache[key] = value

@@ -74,7 +74,7 @@ class Screen:
         if not self._held:
             self._since = now
         self._held.append(text)
-        if self._shown + len(self._held) > self._rows:
+        if self._shown + self._waiting() > self._rows:
             self._start()
         elif now - self._since > PATIENCE:
             self._release()
@@ -94,10 +94,14 @@ class Screen:
                 process.wait()
                 return
 
+    def _waiting(self) -> int:
+        """Lines held back; a block of lines may come as one string."""
+        return sum(text.count("\n") for text in self._held)
+
     def _release(self) -> None:
         for text in self._held:
             sys.stdout.write(encodable(text))
-        self._shown += len(self._held)
+        self._shown += self._waiting()
         self._held.clear()
         sys.stdout.flush()
 
