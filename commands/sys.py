@@ -116,7 +116,7 @@ def system(dump: Dump) -> System:
         date_s=date_seconds(prog),
         uptime_s=_uptime(prog),
         load_average=_load_average(prog),
-        tasks=len(dump.tasks),
+        tasks=len(dump.tasks) or None,
         nodename=sysname[1],
         release=sysname[2],
         version=sysname[3],
