@@ -158,28 +158,28 @@ def bt(
     tasks: Sequence[str] | Sequence[Task] = (),
     settings: Settings | None = None,
 ) -> Iterator[Record]:
-    """the functions on the stacks of tasks and CPUs
+    """backtraces: the calls that had not returned, of tasks and CPUs
 
-    Without arguments the task in context. Each line is a call that had not returned:
-    its number, the stack address of the return address, the function, the return
-    address, and the module. Where an exception, an interrupt or a system call came in,
-    its registers follow.
+    Without arguments the task in context. Each line is one call: its number, the stack
+    address that holds its return address, the function, the return address, and the
+    function's module. Where an exception, an interrupt or a system call came in, its
+    registers follow; where another stack goes on, a line says so.
 
-    A CPU that was running when the machine died starts where it was stopped: in
-    machine_kexec or panic, or in the NMI that stopped it.
+    A task that was on a CPU starts where that CPU was stopped: in machine_kexec or
+    panic, or in the NMI that stopped it; the others where they gave up their CPU.
+
+    Sizes of frames are taken from the kernel's ORC tables. A call marked with * is the
+    next address of kernel code on the stack, because its size could not be told.
 
     EXAMPLES
-      Why the machine died:
-        crash> bt
-
-      What all CPUs were doing, by file and line:
-        crash> bt -a -l
-
-      Who waits for a mutex:
-        crash> foreach bt -R __mutex_lock
-
-      The locals of a blocked task, as far as they are on its stack:
-        crash> bt -FF 1
+      bt                        why the machine died
+      bt -a                     what each CPU was doing
+      bt -l 1                   the calls of PID 1 with file and line
+      bt -FF 1                  with the stack's words, by symbol and slab object
+      foreach UN bt             where every blocked task waits
+      foreach bt -R mutex_lock  who stands in a mutex
+      bt -E                     exceptions that came in on the CPUs' own stacks
+      bt --json -a              the same for a program to read
     """
     if vectors:
         raise CommandError(NOT_HERE.format("-A"))
@@ -204,6 +204,9 @@ def bt(
     )
     kind = Kind(raw=raw, exceptions=exceptions, skip_idle=skip_idle)
     one = _Tracer(dump, options, kind)
+    for letter, given in (("-c", cpus), ("-a", active), ("-p", panic)):
+        if given and stacks(dump).live:
+            raise CommandError(f"{letter} option not supported on a live system or live dump")
     if cpus:
         if group:
             raise CommandError("-c option cannot be used with the -g option")
@@ -443,8 +446,8 @@ def search_lines(
 
 
 @dataclass(frozen=True)
-class Overflow:
-    """A task whose stack's last word has been written to."""
+class StackCheck:
+    """A task whose stack does not end with the magic number, or cannot be read."""
 
     pid: int
     task: Address  # struct task_struct *
@@ -455,10 +458,10 @@ class Overflow:
 
 
 @bt.mode("-v", "check all stacks for overflow")
-def bt_overflows(dump: Dump) -> Iterator[Overflow]:
+def bt_overflows(dump: Dump) -> Iterator[StackCheck]:
     """stacks that have overflown"""
     magics = 0
-    found: list[Overflow] = []
+    found: list[StackCheck] = []
     for task in dump.tasks:
         try:
             word = dump.prog.read_u64(task.stack)
@@ -471,7 +474,7 @@ def bt_overflows(dump: Dump) -> Iterator[Overflow]:
         if task.pid == 0 and task.address == _init_task(dump):
             continue
         found.append(
-            Overflow(
+            StackCheck(
                 task.pid,
                 Address(task.address),
                 task.cpu,
@@ -493,7 +496,7 @@ def _init_task(dump: Dump) -> int | None:
 
 
 @bt_overflows.text
-def overflow_lines(overflows: Iterable[Overflow]) -> Iterator[str]:
+def overflow_lines(overflows: Iterable[StackCheck]) -> Iterator[str]:
     """As crash's check_stack_overflow()."""
     none = True
     for overflow in overflows:
