@@ -259,7 +259,8 @@ def lines(records: Iterable[Record], *, settings: Settings | None = None) -> Ite
 
 def translated(record: Translation, radix: int = 10) -> str:
     """One symbol (crash's show_symbol())."""
-    offset = f"{record.offset:#x}" if radix == 16 else f"{record.offset}"
+    signed = record.offset - (record.offset >> 63 << 64)  # as a long
+    offset = f"{record.offset:#x}" if radix == 16 else f"{signed}"
     plus = f"+{offset}" if record.offset else ""
     if record.name.startswith("_MODULE_START_"):
         module = record.name.removeprefix("_MODULE_START_")
