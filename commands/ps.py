@@ -186,7 +186,7 @@ def lines(
         ppid = -1 if p.ppid is None else p.ppid
         yield (
             f"{mark} {p.pid:7} {ppid:7} {p.cpu:3}  {where} {p.state:>3}{gap}"
-            f"{percent:>4} {vsz:8} {rss:8}  {name}"
+            f"{percent:>4} {vsz:>8} {rss:>8}  {name}"
         )
 
 

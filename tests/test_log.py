@@ -1,0 +1,130 @@
+"""log: the messages, whatever buffer they are in."""
+
+import json
+
+import pytest
+
+from crashpy.commands.log import Message, lines, safe_lines
+from crashpy.kernel.printk import SafeBuffer, caller, log_records
+from crashpy.kernel.rust import demangle, demangled_text
+
+
+def message(text="first\nsecond", **changed):
+    values = {
+        "seq": 1,
+        "ts_ns": 12_345_678_901,
+        "date_s": 1795422938.9,
+        "level": 4,
+        "caller": "T1",
+        "text": text,
+        "caller_width": 6,
+    }
+    return Message(**(values | changed))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["[   12.345678] first", "               second"]),
+        ({"stamps": False}, ["first", "second"]),
+        ({"levels": True}, ["[   12.345678] <4>first", "                  second"]),
+        ({"callers": True, "stamps": False}, ["[    T1] first", "         second"]),
+        ({"dates": True}, ["[Mon Nov 23 08:35:38 UTC 2026] first", " " * 31 + "second"]),
+    ],
+)
+def test_prefixes(options, expected):
+    assert list(lines([message()], **options)) == expected
+
+
+def test_dictionary():
+    said = message("text", subsystem="pci", device="+pci:0000:00:00.0")
+    assert list(lines([said], stamps=False, dictionary=True)) == [
+        "text",
+        "SUBSYSTEM=pci",
+        "DEVICE=+pci:0000:00:00.0",
+    ]
+
+
+def test_a_record_without_text_is_an_empty_line():
+    assert list(lines([message("", empty=True)])) == [""]
+
+
+def test_callers():
+    assert caller(0x80000003) == "C3"
+    assert caller(42) == "T42"
+
+
+def test_buffers_of_what_could_not_be_said():
+    empty = SafeBuffer("nmi_print_seq", 0, 0xFFFF888000000000, 0, 0, b"")
+    some = SafeBuffer("nmi_print_seq", 1, 0xFFFF888000001000, 9, 1, b"\x014hello\n\x01cmore\n")
+    assert list(safe_lines([empty, some], levels=True)) == [
+        "PRINTK_SAFE_SEQ_BUF: nmi_print_seq",
+        "CPU: 0  ADDR: ffff888000000000 LEN: 0  MESSAGE_LOST: 0",
+        "  (empty)",
+        "",
+        "CPU: 1  ADDR: ffff888000001000 LEN: 9  MESSAGE_LOST: 1",
+        "  <4>hello",
+        "  <c>more",
+        "",
+    ]
+
+
+def test_records_are_those_of_drgn(opened):
+    from drgn.helpers.linux.printk import get_printk_records
+
+    prog = opened("vmcore-null").dump.prog
+    ours = list(log_records(prog, pytest.fail))
+    theirs = get_printk_records(prog)
+    assert [r.text for r in ours] == [r.text for r in theirs]
+    assert [r.ts_ns for r in ours] == [r.timestamp for r in theirs]
+    assert [r.level for r in ours] == [r.level for r in theirs]
+    assert [r.seq for r in ours] == [r.seq for r in theirs]
+
+
+def test_json(opened):
+    rows = [json.loads(line) for line in opened("vmcore-null").run("log --json")]
+    assert rows[0]["text"].startswith("Linux version 6.12.117-sample")
+    assert rows[0]["level"] == 5
+
+
+def test_audit_of_a_kernel_without(opened):
+    assert list(opened("vmcore-null").run("log -a")) == [
+        "log: -a option not supported or applicable on this architecture or kernel"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mangled", "name"),
+    [
+        ("_RNvC6_123foo3bar", "123foo::bar"),
+        ("_RNvNtCs1234_7mycrate3foo3bar", "mycrate::foo::bar"),
+        ("_RNCNvC4bite3foo0B3_", "bite::foo::{closure#0}"),
+        ("_RINvNtC3std3mem8align_ofdE", "std::mem::align_of::<f64>"),
+        (
+            "_RNvXs5_NtCsabc_4core3fmtRNtNtB7_3fmt5ErrorNtB5_5Debug3fmt",
+            "<&core::fmt::Error as core::fmt::Debug>::fmt",
+        ),
+        ("_RINvC1a1bFEuE", "a::b::<fn()>"),
+        ("_RINvC1a1bDNtC1c1dEL_E", "a::b::<dyn c::d>"),
+        ("_RINvC1a1bAhj4_E", "a::b::<[u8; 4]>"),
+        ("_ZN4core3fmt5write17h0123456789abcdefE", "core::fmt::write"),
+        (
+            "_ZN71_$LT$Test$u20$$u2b$$u20$$u27$static$u20$as$u20$foo..Bar$LT$Test$GT$$GT$"
+            "3bar17h930b740aa94f1d3aE",
+            "<Test + 'static as foo::Bar<Test>>::bar",
+        ),
+        ("_ZN4core3fmtE", None),  # C++
+        ("_RNvC6_123foo", None),
+        ("_RB_", None),
+        ("_R", None),
+        ("printk", None),
+    ],
+)
+def test_names_of_rust(mangled, name):
+    assert demangle(mangled) == name
+
+
+def test_a_line_with_a_name_of_rust():
+    line = " ? _RNvNtCs1234_7mycrate3foo3bar+0x12/0x40"
+    assert demangled_text(line) == " ? mycrate::foo::bar+0x12/0x40"
+    assert demangled_text("no name _R here") == "no name _R here"
