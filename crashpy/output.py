@@ -52,7 +52,8 @@ class Stream:
         try:
             self._file.write(ended(line))
         except UnicodeEncodeError:
-            self._file.write(encodable(ended(line)))
+            encoding = self._file.encoding or "utf-8"
+            self._file.write(ended(line).encode(encoding, "backslashreplace").decode(encoding))
         if (now := time.monotonic()) > self._due:
             self._file.flush()
             self._due = now + FLUSH_SECONDS
