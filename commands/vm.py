@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from drgn import FaultError
@@ -67,17 +67,24 @@ class MemoryArea:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """Pages one after the other: all in memory in one piece, all in a file, all nowhere."""
+    """Pages one after the other: all in memory, all in swap, all in a file, all nowhere."""
 
     start: Address
     pages: int
-    physical: Address | None  # of the first page
+    physical: Sequence[int] | None  # address of each page
     swap: str | None = None  # file or device
-    swap_page: int | None = None
+    swap_pages: Sequence[int] | None = None  # where in it each page is
     file: str | None = None  # of pages that are not mapped, but have a place in a file
     file_offset: Address | None = None  # of the first page
     readable: bool = True  # False where the dump lacks their page table
-    last: bool = field(default=False, repr=False)
+    last: bool = False
+
+    def __json__(self) -> dict[str, Any]:
+        shown: dict[str, Any] = {"start": self.start, "pages": self.pages}
+        shown["physical"] = None if self.physical is None else [*map(Address, self.physical)]
+        for name in ("swap", "swap_pages", "file", "file_offset", "readable"):
+            shown[name] = getattr(self, name)
+        return shown
 
 
 @dataclass(frozen=True)
@@ -336,21 +343,24 @@ class _Reader:
             self.dump.report(f"area {area.address:x}: {area.start:x}-{area.end:x} makes no sense")
             return
         for run in table.runs(area.start, area.end):
-            yield self._place(run, area, file)
+            yield from self._placed(run, area, file)
 
-    def _place(self, run: Run, area: Area, file: str) -> Pages:
+    def _placed(self, run: Run, area: Area, file: str) -> Iterator[Pages]:
         start = Address(run.start)
         if run.physical is not None or not run.readable:
-            physical = Address(run.physical) if run.physical is not None else None
-            return Pages(start, run.pages, physical, readable=run.readable)
-        swapped = None if run.swap is None else Swap.of(self._prog).location(run.swap)
-        if swapped is not None:
-            return Pages(start, run.pages, None, *swapped)
-        if file:
-            page = self._page_kib * 1024
-            offset = area.pgoff * page + run.start - area.start
-            return Pages(start, run.pages, None, None, None, file, Address(offset % 2**64))
-        return Pages(start, run.pages, None)
+            yield Pages(start, run.pages, run.physical, readable=run.readable)
+            return
+        if run.swap is not None and (swap := Swap.of(self._prog)).exists:
+            places = [swap.location(entry) for entry in run.swap]
+            for device, same in groupby(places, lambda place: place[0]):
+                pages = [page for _, page in same]
+                yield Pages(start, len(pages), None, device, pages)
+                start = Address(start + len(pages) * 4096)
+        elif file:
+            offset = area.pgoff * self._mm.page_size + run.start - area.start
+            yield Pages(start, run.pages, None, None, None, file, Address(offset % 2**64))
+        else:
+            yield Pages(start, run.pages, None)
 
     def _structure(self, name: str, address: int) -> Structure:
         kind = self._prog.type(f"struct {name}")
@@ -430,34 +440,35 @@ class _Search:
         return path == "/" if part == "/" else part in path
 
     def _matching(self, run: Pages) -> Iterator[Pages]:
-        """The pages of a run that the reference names, each a run of its own."""
-        if run.swap is not None:
-            if self._names(run.swap) or self._hex == run.start or self._decimal == run.swap_page:
-                yield run
-            return
-        if self._hex is None:
-            return
-        places = {
-            (self._hex - first) // 4096
-            for first in (run.start, run.physical, run.file_offset)
-            if first is not None and self._hex % 4096 == 0
-        }
-        for number in sorted(places):
+        """The pages of a run that the reference names, one by one."""
+        numbers: set[int] = set()
+        wanted = self._hex
+        if run.swap_pages is not None:
+            if self._names(run.swap or ""):
+                numbers.update(range(run.pages))
+            numbers.update(n for n, page in enumerate(run.swap_pages) if page == self._decimal)
+        if wanted is not None and wanted % 4096 == 0:
+            numbers.add((wanted - run.start) // 4096)
+            if run.file_offset is not None:
+                numbers.add((wanted - run.file_offset) // 4096)
+            if run.physical is not None and wanted in run.physical:
+                numbers.update(n for n, page in enumerate(run.physical) if page == wanted)
+        for number in sorted(numbers):
             if 0 <= number < run.pages:
                 yield _one(run, number)
 
 
 def _one(run: Pages, number: int) -> Pages:
-    def moved(first: Address | None) -> Address | None:
-        return None if first is None else Address(first + number * 4096)
-
+    offset = run.file_offset
     return Pages(
         Address(run.start + number * 4096),
         1,
-        moved(run.physical),
-        file=run.file,
-        file_offset=moved(run.file_offset),
-        readable=run.readable,
+        None if run.physical is None else (run.physical[number],),
+        run.swap,
+        None if run.swap_pages is None else (run.swap_pages[number],),
+        run.file,
+        None if offset is None else Address(offset + number * 4096),
+        run.readable,
     )
 
 
@@ -517,28 +528,30 @@ def _totals_lines(memory: TaskMemory) -> Iterator[str]:
 def _blocks(lines: Iterable[str]) -> Iterator[str]:
     """Many lines as one string: there may be millions, each the work of a dozen bytecodes."""
     lines = iter(lines)
-    while block := "\n".join(itertools.islice(lines, 1024)):
+    while block := "\n".join(islice(lines, 1024)):
         yield block
 
 
 def _page_lines(run: Pages, digits: int) -> Iterable[str]:
     """A line a page: `map` makes them without going back and forth to Python."""
-    start, size = run.start, run.pages * 4096
-    addresses = range(start, start + size, 4096)
+    size = run.pages * 4096
+    addresses = range(run.start, run.start + size, 4096)
     if run.physical is not None:
-        if run.pages == 1:
-            return (f"{start:<10x}  {run.physical:{digits}x}",)
-        physical = range(run.physical, run.physical + size, 4096)
-        return map(f"%-10x  %{digits}x".__mod__, zip(addresses, physical))  # noqa: B905
-    if run.swap is not None:
-        return (f"{start:<10x}  SWAP: {run.swap}  OFFSET: {run.swap_page}",)
+        return map(f"%-10x  %{digits}x".__mod__, zip(addresses, run.physical))  # noqa: B905
+    if run.swap is not None and run.swap_pages is not None:
+        line = f"%-10x  SWAP: {_escaped(run.swap)}  OFFSET: %d"
+        return map(line.__mod__, zip(addresses, run.swap_pages))  # noqa: B905
     if run.file is not None and run.file_offset is not None:
         offsets = range(run.file_offset, run.file_offset + size, 4096)
-        name = run.file.replace("%", "%%")
-        return map(f"%-10x  FILE: {name}  OFFSET: %x".__mod__, zip(addresses, offsets))  # noqa: B905
+        line = f"%-10x  FILE: {_escaped(run.file)}  OFFSET: %x"
+        return map(line.__mod__, zip(addresses, offsets))  # noqa: B905
     if not run.readable:
         return map("%-10x  --".__mod__, addresses)
     return map("%-10x  (not mapped)".__mod__, addresses)
+
+
+def _escaped(name: str) -> str:
+    return name.replace("%", "%%")
 
 
 def _structure_lines(structure: Structure, settings: Settings | None, radix: int) -> Iterator[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, offsetof, sizeof
@@ -42,12 +43,12 @@ class Area(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Pages one after the other that are all in the same place."""
+    """Pages one after the other, all in memory, all elsewhere, or all nowhere."""
 
     start: int
     pages: int
-    physical: int | None = None  # of the first; they are contiguous
-    swap: int | None = None  # the page table entry of pages that are elsewhere
+    physical: Sequence[int] | None = None  # address of each
+    swap: Sequence[int] | None = None  # page table entries of pages that are elsewhere
     readable: bool = True  # False: the dump lacks their page table
 
 
@@ -288,7 +289,6 @@ _PSE = 0x80
 _PROTNONE = 0x100  # when not present
 _MAPPED = _PRESENT | _PROTNONE
 _PFN = (1 << 52) - (1 << 12)
-_IN_TABLE = (1 << 21) - 1  # the part of an address that a table of pages translates
 
 
 class _Levels:
@@ -324,17 +324,17 @@ class PageTable:
 
     def runs(self, start: int, end: int) -> Iterator[Run]:
         """Where the pages of this range of addresses are, all of them, in order."""
-        held: Run | None = None
+        hole = None
         for run in self._below(self._top, self._pgd, start, end):
-            if held is None:
-                held = run
-            elif not run.start & _IN_TABLE and _continues(held, run):
-                held = held._replace(pages=held.pages + run.pages)
-            else:
-                yield held
-                held = run
-        if held is not None:
-            yield held
+            if run.physical is None and run.swap is None and run.readable:
+                hole = run if hole is None else hole._replace(pages=hole.pages + run.pages)
+                continue
+            if hole is not None:
+                yield hole
+                hole = None
+            yield run
+        if hole is not None:
+            yield hole
 
     def _below(self, level: int, table: int, start: int, end: int) -> Iterator[Run]:
         entries = self._entries(level, table)
@@ -353,43 +353,33 @@ class PageTable:
             elif level < 3 and entry & _PSE:
                 inside = (1 << shift) - 1
                 physical = self._physical(entry) & ~inside | start & inside
-                yield Run(start, (stop - start) >> 12, physical)
+                pages = range(physical, physical + stop - start, 4096)
+                yield Run(start, len(pages), pages)
             else:
                 yield from self._below(level - 1, self._physical(entry), start, stop)
             start = stop
 
-    def _pages(self, entries: tuple[int, ...], start: int, end: int) -> list[Run]:
-        """The pages of one page table. The loop over every page there is: kept short."""
-        runs: list[Run] = []
-        pfn, inverted = self._pfn, self._inverted
+    def _pages(self, entries: tuple[int, ...], start: int, end: int) -> Iterator[Run]:
+        """The pages of one page table: what is done for every page there is, kept short."""
         first = start >> 12 & 511
-        begin = address = start  # of the current run
-        expected = -1  # the physical address that goes on with it; -1 in a hole
-        for entry in entries[first : first + (end - start >> 12)]:
-            if entry & _MAPPED:
-                physical = (entry if entry & _PRESENT else entry ^ inverted) & pfn
-                if physical == expected:
-                    expected += 4096
-                    address += 4096
-                    continue
-                following = physical + 4096
-            elif not entry and expected == -1:
-                address += 4096
-                continue
+        chosen = entries[first : first + (end - start >> 12)]
+        if not any(chosen):
+            yield Run(start, len(chosen))
+            return
+        at, kinds = 0, [1 if e & _MAPPED else 2 if e else 0 for e in chosen]
+        for kind, same in groupby(kinds):
+            begin, at = at, at + sum(1 for _ in same)
+            address, run = start + begin * 4096, chosen[begin:at]
+            if kind == 1:
+                yield Run(address, at - begin, self._frames(run))
+            elif kind == 2:
+                yield Run(address, at - begin, None, run)
             else:
-                following = -1
-            if address > begin:
-                pages = address - begin >> 12
-                runs.append(Run(begin, pages, None if expected < 0 else expected - address + begin))
-            begin, expected = address, following
-            address += 4096
-            if entry and following == -1:
-                runs.append(Run(begin, 1, None, entry))
-                begin = address
-        if address > begin:
-            pages = address - begin >> 12
-            runs.append(Run(begin, pages, None if expected < 0 else expected - address + begin))
-        return runs
+                yield Run(address, at - begin)
+
+    def _frames(self, entries: Sequence[int]) -> list[int]:
+        pfn, inverted = self._pfn, self._inverted
+        return [(e if e & _PRESENT else e ^ inverted) & pfn for e in entries]
 
     def _physical(self, entry: int) -> int:
         return (entry if entry & _PRESENT else entry ^ self._inverted) & self._pfn
@@ -419,7 +409,7 @@ class GenericPageTable:
 
         for address in range(start, end, self._page):
             try:
-                yield Run(address, 1, follow_phys(self._mm, address).value_())
+                yield Run(address, 1, (follow_phys(self._mm, address).value_(),))
             except FaultError:
                 yield Run(address, 1)
 
@@ -431,21 +421,13 @@ def page_table(prog: Program, mm: int, pgd: int) -> PageTable | GenericPageTable
     return GenericPageTable(prog, mm)
 
 
-def _continues(before: Run, run: Run) -> bool:
-    if before.swap is not None or run.swap is not None or before.readable != run.readable:
-        return False
-    if before.physical is None or run.physical is None:
-        return before.physical is run.physical
-    return before.physical + 4096 * before.pages == run.physical
-
-
 class Swap:
     """What page table entries of swapped pages say."""
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
         self._names: dict[int, str] = {}
-        self._exists = "nr_swapfiles" in prog and "swap_info" in prog
+        self.exists = "nr_swapfiles" in prog and "swap_info" in prog
         # arch/x86/include/asm/pgtable_64.h: SWP_TYPE_BITS, SWP_OFFSET_SHIFT
         self._inverted = has_symbol(prog, "l1tf_mitigation")
 
@@ -457,10 +439,8 @@ class Swap:
             swap = prog.cache[cls] = cls(prog)
         return swap
 
-    def location(self, entry: int) -> tuple[str, int] | None:
-        """File or device, and the page in it; None where the kernel has no swap."""
-        if not self._exists:
-            return None
+    def location(self, entry: int) -> tuple[str, int]:
+        """File or device, and the page in it."""
         if self._inverted:
             kind, offset = entry >> 59, (~entry << 5 & 2**64 - 1) >> 14
         else:
