@@ -171,7 +171,7 @@ def _same_build(kernel: Kernel, dump: Vmcore, build_id: bytes) -> None:
     raise OpeningError(
         f"{kernel.path} ({kernel.describe()}) and {dump.path}"
         f" ({dump.release or 'release unknown'}, BUILD-ID {build_id.hex()}) do not match!"
-        f" {_advice(dump.release).capitalize()}"
+        f" {_sentence(_advice(dump.release))}"
     )
 
 
@@ -191,7 +191,7 @@ def _same_memory(kernel: Kernel, dump: Vmcore, prog: Program) -> None:
         return
     raise OpeningError(
         f"{kernel.path} ({kernel.describe()}) and {dump.path} ({dump.release or 'no release'})"
-        f" do not match! {_advice(dump.release).capitalize()}"
+        f" do not match! {_sentence(_advice(dump.release))}"
     )
 
 
@@ -205,6 +205,10 @@ def _live_build_id(dump: Vmcore) -> bytes | None:
 
 def _damage(files: Sequence[Vmcore]) -> list[str]:
     return [f"{file.path}: {file.damage}" for file in files if file.damage]
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _advice(release: str) -> str:
