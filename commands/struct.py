@@ -18,7 +18,8 @@ from crashpy.gdb.target import Target, resolved
 from crashpy.gdb.types import COMPOUND, Place, declared, members, with_offsets
 from crashpy.gdb.values import Style, length_of, plain_value, show, show_bits
 from crashpy.kernel.percpu import per_cpu_offsets
-from crashpy.numbers import htol, is_number, signed, stol
+from crashpy.numbers import htol, is_number, stol
+from crashpy.output import Unended
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -371,7 +372,7 @@ def _address(
 
 
 def _alternatives(dump: Dump, word: str) -> Unknown:
-    found = [s for s in dump.symbols if word in s.name]
+    found = dump.symbols.containing(word)
     return Unknown(word, tuple((Address(s.address), s.kind, s.name, s.module) for s in found))
 
 
@@ -524,7 +525,7 @@ def lines(
             joined = ""
         yield from found
     if joined:
-        yield joined
+        yield Unended(joined)
 
 
 def _radix(words: Sequence[str]) -> int | None:
@@ -708,6 +709,3 @@ def unknown_lines(record: Unknown) -> Iterator[str]:
         yield "  (none found)"
     for address, kind, name, module in record.alternatives:
         yield f"  {address:x} ({kind}) {name}" + (f" [{module}]" if module else "")
-
-
-__all__ = ["Compound", "Contents", "Definition", "compound", "lines", "signed", "struct", "union"]

@@ -78,6 +78,11 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+# Defined without a length in one file, and weakly with one in another: gdb takes the first
+# file's, drgn either.
+DEFINED_TWICE = {"linux_banner": "init/version.c"}
+
+
 @dataclass(frozen=True)
 class Token:
     kind: str
@@ -287,11 +292,19 @@ class Parser:
             raise GdbError(f'No symbol "{inner}" in specified context.') from None
 
     def lookup(self, name: str) -> Value:
+        symbol = None
         try:
-            return self.prog[name]
+            if (file := DEFINED_TWICE.get(name)) is not None:
+                found = self.prog.variable(name, file)
+            else:
+                found = self.prog[name]
         except (KeyError, LookupError):
-            pass
-        symbol = self.target.elf_symbol(name)
+            symbol = self.target.elf_symbol(name)
+        else:
+            # A function that was inlined somewhere may lack an address in debug information.
+            if found.absent_ and (symbol := self.target.elf_symbol(name)) is not None:
+                return Object(self.prog, found.type_, address=symbol[0])
+            return found
         if symbol is None:
             raise GdbError(f'No symbol "{name}" in current context.')
         return Bare(name, symbol[0], symbol[1])

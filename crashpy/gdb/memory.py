@@ -15,6 +15,11 @@ KERNEL, USER, FILE = "kernel", "user", "file"  # what an address counts in
 WORD = (1 << 64) - 1
 KERNEL_MAP = 0xFFFFFFFF80000000  # START_KERNEL_map of x86-64
 PAGE = 4096
+# Of x86-64 (Documentation/arch/x86/x86_64/mm.rst): where modules lie, and the sizes of
+# the vmalloc and vmemmap areas with four and with five levels of page tables.
+MODULES = 0xFFFFFFFFA0000000, 0xFFFFFFFFFF000000
+VMALLOC = 32 << 40, 12800 << 40
+VMEMMAP = 1 << 40, 64 << 40
 
 
 class UnreadableError(Exception):
@@ -77,7 +82,9 @@ class Memory:
             return self._complaint("page excluded:", at, caller)
         if self.kind == USER or not self._is_linear(at):
             return self._complaint("invalid", at, caller)
-        return self._complaint("seek error:", at, caller)
+        # crash's readers differ: what a kdump file lacks is past its last page frame.
+        form = self.dump.files[0].form if self.dump.files else ""
+        return self._complaint("seek error:" if form == "kdump" else "read error:", at, caller)
 
     def _complaint(self, what: str, address: int, caller: str) -> str:
         return f'{what} {self.kind} virtual address: {address & WORD:x}  type: "{caller}"'
@@ -98,12 +105,20 @@ class Memory:
 
     def _is_linear(self, address: int) -> bool:
         """Whether crash finds the page by arithmetic: it looks for it in the dump at once."""
-        prog = self.dump.prog
         if address >= KERNEL_MAP:
-            return not 0xFFFFFFFFA0000000 <= address < 0xFFFFFFFFFF000000 or (
-                address < 0xFFFFFFFFC0000000 and "page_offset_base" in prog
-            )
+            return not MODULES[0] <= address < MODULES[1]
+        prog = self.dump.prog
+        for name, size in (("vmalloc_base", VMALLOC), ("vmemmap_base", VMEMMAP)):
+            try:
+                start = int(prog[name].value_())
+            except (LookupError, FaultError):
+                return False
+            if start <= address < start + size[self._five_levels()]:
+                return False
+        return True
+
+    def _five_levels(self) -> bool:
         try:
-            return address < int(prog["vmalloc_base"].value_())
+            return bool(self.dump.prog["__pgtable_l5_enabled"].value_())
         except (LookupError, FaultError):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from crashpy.gdb.expressions import Value
     from crashpy.gdb.values import Layout
 
+NO_NAMES = (SymbolKind.SECTION, SymbolKind.FILE)
+# gdb takes a static variable of a function, like `buffer.3`, for a copy that an Ada
+# compiler made: it shows lower-case names without the number.
+NUMBERED = re.compile(r"^(?=[a-z][a-z0-9_]*\.\d+$)([a-z0-9_]*).*")
 CHUNK = 64  # bytes read at once of a string: most end in the first
 
 
@@ -28,14 +33,11 @@ class Target:
 
     @cached_property
     def _symbols(self) -> tuple[list[int], list[Symbol]]:
-        """The kernel's own ELF symbols by address."""
-        symbols = [
-            s
-            for s in self.prog.symbols()
-            if s.kind not in (SymbolKind.SECTION, SymbolKind.FILE) and s.address >> 63
-        ]
-        symbols.sort(key=lambda s: s.address)
-        return [s.address for s in symbols], symbols
+        """The ELF symbols by address: the addresses, and the symbols in the same order."""
+        symbols = self.prog.symbols()
+        values = [symbol.address for symbol in symbols]
+        order = sorted(range(len(values)), key=values.__getitem__)
+        return [values[i] for i in order], [symbols[i] for i in order]
 
     @cached_property
     def _end(self) -> int:
@@ -76,10 +78,7 @@ class Target:
     def _kernel_symbol(self, address: int) -> tuple[str, int]:
         """gdb's choice of a minimal symbol (lookup_minimal_symbol_by_pc_section())."""
         addresses, _ = self._symbols
-        at = bisect_right(addresses, address) - 1
-        if at < 0:
-            return "", 0
-        at_once = self._run(at)
+        at_once = self._run(bisect_right(addresses, address) - 1)
         zero_sized: Symbol | None = None
         best: Symbol | None = None
         # A symbol with a size counts before one without; one that ends below the
@@ -106,7 +105,7 @@ class Target:
             return self._function_name(chosen), chosen.address
         if not chosen.size and not self._is_text(chosen.address):
             return "", 0  # data without a size: gdb does not trust it
-        return chosen.name, chosen.address
+        return NUMBERED.sub(r"\1", chosen.name), chosen.address
 
     def _is_text(self, address: int) -> bool:
         start, end = self._text
@@ -121,29 +120,37 @@ class Target:
 
     def _run(self, at: int) -> list[Symbol]:
         """All symbols at one address, in the order of their names."""
-        if at < 0:
-            return []
         addresses, symbols = self._symbols
+        while at >= 0 and symbols[at].kind in NO_NAMES:
+            at -= 1
+        if at < 0 or not addresses[at] >> 63:
+            return []
         first = at
         while first and addresses[first - 1] == addresses[at]:
             first -= 1
-        return sorted(symbols[first : at + 1], key=lambda s: s.name)
+        run = (s for s in symbols[first : at + 1] if s.kind not in NO_NAMES)
+        return sorted(run, key=lambda s: s.name)
 
     def _before(self, address: int) -> Symbol | None:
         run = self._run(bisect_right(self._symbols[0], address - 1) - 1)
         return run[-1] if run else None
 
     def _function_name(self, symbol: Symbol) -> str:
-        """Of the names of one function, the one that debug information has."""
+        """Of the names of one function, the one that debug information has.
+
+        There, what the compiler appended for a copy of it (`.isra.0`) is missing.
+        """
         names = [s.name for s in self._run(bisect_right(self._symbols[0], symbol.address) - 1)]
-        if len(names) == 1:
+        if names == [symbol.name] and "." not in symbol.name:
             return symbol.name
         for name in names:
+            base = name.partition(".")[0]
             try:
-                if self.prog.function(name).address_ == symbol.address:
-                    return name
+                found = self.prog.function(base)
             except LookupError:
                 continue
+            if "." in name or found.address_ == symbol.address:
+                return base
         return symbol.name
 
     def type(self, name: str) -> Type | None:

@@ -564,11 +564,11 @@ def show_object(target: Target, value: Value, style: Style, memory: Memory | Non
 
 def object_bytes(target: Target, value: Object, memory: Memory | None = None) -> bytes:
     """The bytes of a value; UnreadableError where the dump does not have them."""
-    if value.address_ is None:
-        return value.to_bytes_()
     size = length_of(value.type_)
     if size is None:
         return b""
+    if value.address_ is None:
+        return value.to_bytes_()
     return (memory or Memory(target.dump)).read(value.address_, size)
 
 
