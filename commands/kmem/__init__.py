@@ -143,17 +143,21 @@ def _slab_form(dump: Dump, given: Sequence[str | bool]) -> tuple[bool, set[int] 
 def cpu_list(words: str, count: int) -> set[int]:
     """`0,2-4` or `all` (make_cpumask())."""
     found: set[int] = set()
-    for word in filter(None, words.split(",")):
+    queue = [word for word in words.split(",") if word]
+    while queue:
+        word = queue.pop(0)
         if word in ("a", "all"):
             found.update(range(count))
             continue
-        ends = [part for part in word.split("-") if part][:2]
+        ends, more = (parts := [part for part in word.split("-") if part])[:2], parts[2:]
         for end in ends:
             if wrong := next((letter for letter in end if not "0" <= letter <= "9"), ""):
                 raise CommandError(f'{end}: "{wrong}" is not a digit 0 - 9')
         if not ends or not all(int(end) < count for end in ends):
             raise CommandError(f"invalid cpu specification: {words}")
         found.update(range(int(ends[0]), int(ends[-1]) + 1))
+        if more and not queue:  # as strtok() leaves it
+            queue.append("-".join(more))
     return found
 
 
@@ -189,7 +193,7 @@ def hexadecimal(word: str) -> int:
     digits = word[2:] if word.lower().startswith("0x") else word
     if len(digits) > 16:
         raise CommandError(f'input string too large: "{digits}" ({len(digits)} vs 16)')
-    return int(digits.replace("x", "").replace("X", ""), 16)
+    return int(digits.replace("x", "").replace("X", "") or "0", 16)
 
 
 def _lookups(

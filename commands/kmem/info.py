@@ -18,7 +18,7 @@ from crashpy.kernel.percpu import percpu_counter_sum
 from .vmstat import global_stats, items
 
 SWP_USED = 1
-# si->inuse_pages since b228386cf37c ("mm, swap: clean up plist removal and adding") (6.14)
+# Since 6.14 swap_info_struct.inuse_pages also says whether there is room left.
 SWAP_USAGE_OFFLIST_BIT = 1 << 30
 # The first line of each group.
 GROUPS = ("TOTAL HIGH", "TOTAL HUGE", "TOTAL SWAP", "COMMIT LIMIT")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
 from drgn import Program, TypeKind, offsetof
@@ -23,6 +23,9 @@ from crashpy.kernel.pages import (
     kernel_to_physical,
     mem_map,
 )
+
+# struct's letters for words.
+WORDS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 class PageInfo(NamedTuple):
@@ -46,11 +49,15 @@ class PageMembers(NamedTuple):
 
     page: int  # struct page *
     members: tuple[PageMember, ...]  # the same for every page
-    values: tuple[Any, ...]
+    values: tuple[int, ...]  # of a structure, the words that it is made of
 
     def __json__(self) -> dict[str, Any]:
-        named = {m.path: m.plain(v) for m, v in zip(self.members, self.values, strict=True)}
-        return {"page": Address(self.page), **named}
+        named: dict[str, Any] = {"page": Address(self.page)}
+        rest = iter(self.values)
+        for member in self.members:
+            words = tuple(islice(rest, member.words))
+            named[member.path] = member.plain(words)
+        return named
 
 
 @dataclass(frozen=True)
@@ -83,26 +90,34 @@ class PageMember:
     def decimal(self, radix: int) -> bool:
         return self.counter or (radix == 10 and self.path != "flags")
 
-    def shown_apart(self, radix: int) -> bool:
-        """Whether what is shown is not simply the value."""
-        if self.kind == TypeKind.INT:
-            return self.signed and not self.decimal(radix)
-        return self.kind != TypeKind.POINTER
+    @property
+    def word(self) -> int:
+        """The size of the words that it is read and shown in."""
+        if self.kind != TypeKind.STRUCT:
+            return self.size
+        if self.counter:
+            return 4
+        return next((width for width in (8, 4) if self.size % width == 0), self.size)
 
-    def parts(self, value: Any, radix: int) -> tuple[int | str, ...]:
-        """What the member's format takes."""
-        if self.kind == TypeKind.STRUCT:
-            return tuple(value)
+    @property
+    def words(self) -> int:
+        return 1 if self.counter else self.size // self.word
+
+    def shown(self, radix: int) -> Callable[[int], int | str] | None:
+        """What its format takes, where that is not simply the value."""
         if self.kind == TypeKind.BOOL:
-            return ("true" if value else "false",)
-        if self.shown_apart(radix):
-            return (value & ((1 << 8 * self.size) - 1),)
-        return (value,)
+            return lambda value: "true" if value else "false"
+        if self.signed and not self.decimal(radix):
+            mask = (1 << 8 * self.size) - 1
+            return lambda value: value & mask
+        return None
 
-    def plain(self, value: Any) -> Any:
+    def plain(self, words: tuple[int, ...]) -> Any:
+        if self.kind == TypeKind.STRUCT:
+            return words
         if self.kind == TypeKind.POINTER or self.path == "flags":
-            return Address(value)
-        return value
+            return Address(words[0])
+        return bool(words[0]) if self.kind == TypeKind.BOOL else words[0]
 
 
 def where(
@@ -262,48 +277,47 @@ def page_member_values(
     pages = mem_map(prog)
     make = partial(tuple.__new__, PageMembers)
     for page, _, data in pieces(pages, where(dump, addresses, physical)):
-        columns = [_values(prog, pages, data, member) for member in members]
+        columns = [values for member in members for values in _values(prog, pages, data, member)]
         yield from map(make, zip(page, repeat(members), zip(*columns, strict=True)))
 
 
-def _values(prog: Program, pages: MemMap, data: bytes, member: PageMember) -> list[Any]:
-    size, kind = member.size, member.kind
-    if kind in (TypeKind.POINTER, TypeKind.INT, TypeKind.BOOL) and size in (1, 2, 4, 8):
-        code = {1: "b", 2: "h", 4: "i", 8: "q"}[size]
-        if not member.signed:
-            code = code.upper()
-        found = column(prog, data, code, member.offset, pages.entry)
+def _values(prog: Program, pages: MemMap, data: bytes, member: PageMember) -> Iterator[list[int]]:
+    """The member of each page; of a structure, each word of it."""
+    shown = (TypeKind.POINTER, TypeKind.INT, TypeKind.BOOL, TypeKind.STRUCT)
+    if member.kind not in shown or member.word not in WORDS:
+        raise CommandError(f"unsupported page member reference: page.{member.path}")
+    code = WORDS[member.word]
+    if member.signed or (member.counter and member.kind == TypeKind.STRUCT):
+        code = code.lower()
+    for number in range(member.words):
+        at = member.offset + number * member.word
+        found = column(prog, data, code, at, pages.entry)
         if member.bit_size:
             mask = (1 << member.bit_size) - 1
             found = [value >> member.bit_offset & mask for value in found]
-        return found
-    if kind == TypeKind.STRUCT and (size % 4 == 0 or size == 2):
-        # A structure is shown as the words that it is made of.
-        width = 8 if size % 8 == 0 else 4 if size % 4 == 0 else 2
-        code = {8: "Q", 4: "I", 2: "H"}[width]
-        if member.counter:
-            code, width, size = "i", 4, 4
-        parts = [
-            column(prog, data, code, member.offset + at, pages.entry)
-            for at in range(0, size, width)
-        ]
-        return list(zip(*parts, strict=True))
-    raise CommandError(f"unsupported page member reference: page.{member.path}")
+        yield found
 
 
 def member_lines(pages: Iterable[PageMembers], *, radix: int = 10) -> Iterator[str]:
     """crash's columns of members (show_page_member_data())."""
     line = ""
-    plain = False
+    apart: list[tuple[int, Callable[[int], int | str]]] = []
     for page, members, values in pages:
         if not line:
             line = "%x  " + "".join([_format(member, radix) for member in members])
-            plain = not any(member.shown_apart(radix) for member in members)
+            first = 0
+            for member in members:
+                if (shown := member.shown(radix)) is not None:
+                    apart.append((first, shown))
+                first += member.words
             yield "      PAGE      " + "".join([f"  {member.path}" for member in members])
-        if not plain:
-            pairs = zip(members, values, strict=True)
-            values = tuple(part for member, value in pairs for part in member.parts(value, radix))
-        yield line % (page, *values)
+        if apart:
+            parts: list[int | str] = list(values)
+            for index, shown in apart:
+                parts[index] = shown(values[index])
+            yield line % (page, *parts)
+        else:
+            yield line % (page, *values)
 
 
 def _format(member: PageMember, radix: int) -> str:

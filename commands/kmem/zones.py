@@ -51,8 +51,8 @@ def _zone(zone: Object, address: Address, node: int, number: int, names: list[st
         name = zone.name.string_().decode(errors="backslashreplace")
     except FaultError:
         name = "(unknown) "
-    # _watermark since a9214443c24d ("mm: move watermark boost ...") (5.0): crash too shows
-    # them without the boost.
+    # _watermark since a921444382b4 ("mm: move zone watermark accesses behind an accessor")
+    # (5.0). crash too shows the marks without the boost.
     try:
         marks = zone.member_("_watermark")
     except LookupError:
