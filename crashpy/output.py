@@ -52,7 +52,7 @@ class Stream:
         try:
             self._file.write(ended(line))
         except UnicodeEncodeError:
-            encoding = self._file.encoding or "utf-8"
+            encoding = getattr(self._file, "encoding", None) or "utf-8"
             self._file.write(ended(line).encode(encoding, "backslashreplace").decode(encoding))
         if (now := time.monotonic()) > self._due:
             self._file.flush()
