@@ -158,14 +158,14 @@ def _listing(dump: Dump, what: str, argument: str) -> Iterator[Record]:
         yield Count(argument, len(names), names[-1] if names else None)
 
 
-def _in_module(module: Module) -> Iterator[Symbol]:
+def _in_module(module: Module) -> Iterator[Record]:
     """The symbols between the markers of a module's memory, per-CPU ones apart."""
     low, high = module.per_cpu, module.per_cpu + module.per_cpu_size
     own = [s for s in module.symbols if low <= s.address < high] if low != high else []
     if module.by_kind:
         if low and low != high:
             yield Symbol(f"_MODULE_PERCPU_START_{module.name}", low, "m", module.name)
-            yield from own
+            yield from map(_shown, own)
             yield Symbol(f"_MODULE_PERCPU_END_{module.name}", high, "m", module.name)
         for span in module.spans:
             yield from span
@@ -176,7 +176,14 @@ def _in_module(module: Module) -> Iterator[Symbol]:
                 continue
             yield symbol
             if symbol.name.startswith("_MODULE_START_"):
-                yield from own
+                yield from map(_shown, own)
+
+
+def _shown(symbol: Symbol) -> Record:
+    """A per-CPU symbol; markers among them are shown by their names."""
+    if not symbol.is_marker:
+        return symbol
+    return Translation(Address(symbol.address), symbol.kind, symbol.name, 0, None)
 
 
 def _meanings(dump: Dump, word: str, radix: int) -> Iterator[tuple[Symbol | Nearby | Unknown, int]]:
@@ -184,7 +191,8 @@ def _meanings(dump: Dump, word: str, radix: int) -> Iterator[tuple[Symbol | Near
     if word[-1:] in (",", ":") and is_number(word[:-1]):
         word = word[:-1]
     symbols = dump.symbols
-    named = symbols.all_named(word)
+    # A whole address needs no search among the names.
+    named = [] if len(word) > 11 and is_hexadecimal(word) else symbols.all_named(word)
     if named or not is_hexadecimal(word):
         yield from ((symbol, 0) for symbol in named)
         if not named:

@@ -8,7 +8,7 @@ file drops rows, and the file's name as the compiler was given it.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # One row of a file's table: address, line (0: nothing from here on), is_stmt.
 Row = tuple[int, int, bool]
+UNIT = 256  # bytes that the first entry of a unit takes at most
 
 
 @dataclass(slots=True)
@@ -96,6 +97,7 @@ class Lines:
         self._loaded = sections
         self._tables: dict[int, Table | None] = {}
         self._data: dict[str, bytes] = {}
+        self._relocations: dict[str, tuple[memoryview, memoryview]] = {}
 
     def at(self, address: int) -> str | None:
         """``FILE: LINE``, None where there is no line."""
@@ -113,30 +115,38 @@ class Lines:
         table = self._tables[unit]
         return table.line(address) if table else None
 
-    def _section(self, name: str) -> bytes:
+    def _section(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        """A section; in a module's file with its addresses filled in between two offsets."""
         if name not in self._data:
             data = self._elf.section(name)
-            self._data[name] = self._relocated(name, data) if self._loaded is not None else data
-        return self._data[name]
+            self._data[name] = data if self._loaded is None else bytearray(data)
+        data = self._data[name]
+        if isinstance(data, bytearray):
+            self._relocate(name, data, start, len(data) if end is None else end)
+        return data
 
-    def _relocated(self, name: str, data: bytes) -> bytes:
-        """A debug section of a module with the addresses of its sections filled in."""
-        loaded = self._loaded or {}
+    def _relocate(self, name: str, data: bytearray, start: int, end: int) -> None:
         elf = self._elf
-        at = [loaded.get(s.name, 0) for s in elf.sections]
-        table = elf.table
-        out = bytearray(data)
-        for offset, info, addend in struct.iter_unpack("<QQq", elf.section(f".rela{name}")):
+        if name not in self._relocations:
+            entries = memoryview(elf.section(f".rela{name}"))
+            self._relocations[name] = entries, entries.cast("Q")[0::3]
+        entries, offsets = self._relocations[name]
+        first, last = bisect_left(offsets, start), bisect_left(offsets, end)
+        for offset, info, addend in struct.iter_unpack("<QQq", entries[24 * first : 24 * last]):
             kind = info & 0xFFFFFFFF
             size = 8 if kind == 1 else 4 if kind in (2, 10, 11) else 0
-            if not size or offset + size > len(out):
+            if not size or offset + size > len(data):
                 continue
             index = info >> 32
-            section, value = struct.unpack_from("<6xHQ", table, index * 24)
-            base = at[section] if section < len(at) else 0
-            result = (base + value + addend) & ((1 << 8 * size) - 1)
-            out[offset : offset + size] = result.to_bytes(size, "little")
-        return bytes(out)
+            section = elf.heads[index] >> 48
+            base = self._bases[section] if section < len(self._bases) else 0
+            result = (base + elf.values[index] + addend) & ((1 << 8 * size) - 1)
+            data[offset : offset + size] = result.to_bytes(size, "little")
+
+    @cached_property
+    def _bases(self) -> list[int]:
+        loaded = self._loaded or {}
+        return [loaded.get(section.name, 0) for section in self._elf.sections]
 
     @cached_property
     def _ranges(self) -> tuple[list[int], list[int], list[int]]:
@@ -161,7 +171,7 @@ class Lines:
 
     def _unit(self, offset: int) -> tuple[str, int | None]:
         """DW_AT_comp_dir and DW_AT_stmt_list of the unit at this place in .debug_info."""
-        info = Cursor(self._section(".debug_info"), offset + 4)
+        info = Cursor(self._section(".debug_info", offset, offset + UNIT), offset + 4)
         version = info.number(2)
         if version >= 5:
             kind, _ = info.number(1), info.number(1)
@@ -172,7 +182,7 @@ class Lines:
             abbreviations = info.number(4)
             info.number(1)
         code = info.unsigned()
-        forms = Cursor(self._section(".debug_abbrev"), abbreviations)
+        forms = Cursor(self._section(".debug_abbrev", 0, 0), abbreviations)
         while (entry := forms.unsigned()) and entry != code:
             forms.unsigned()
             forms.number(1)
@@ -202,7 +212,7 @@ class Lines:
             return at.string()
         if form in (0x0E, 0x1F):  # DW_FORM_strp, DW_FORM_line_strp
             name = ".debug_str" if form == 0x0E else ".debug_line_str"
-            return Cursor(self._section(name), at.number(4)).string()
+            return Cursor(self._section(name, 0, 0), at.number(4)).string()
         if form in (0x0F, 0x0D, 0x1A, 0x1B, 0x22, 0x23):  # udata, sdata, strx, addrx, ...listx
             return at.unsigned()
         if form == 0x19:  # DW_FORM_flag_present
@@ -232,8 +242,9 @@ class Lines:
         directory, offset = self._unit(unit)
         if offset is None:
             return None
-        at = Cursor(self._section(".debug_line"), offset)
-        end = at.number(4) + at.at
+        length = Cursor(self._section(".debug_line", 0, 0), offset).number(4)
+        end = offset + 4 + length
+        at = Cursor(self._section(".debug_line", offset, end), offset + 4)
         version = at.number(2)
         if version >= 5:
             at.number(2)

@@ -75,6 +75,7 @@ class Module:
     text_start: int = 0  # of that file's .text
     elf: ElfSymbols | None = None  # that file
     _loaded: tuple[Span, ...] | None = field(default=None, repr=False)
+    _by_name: dict[str, list[Symbol]] | None = field(default=None, repr=False)
     _read: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     @property
@@ -165,11 +166,21 @@ class Module:
 
     def may_hold(self, text: bytes) -> bool:
         """Whether a symbol's name may contain this: cheap, and sure when it says no."""
-        if self._loaded is not None:
+        if self._loaded is not None or not self.has_kallsyms:
             return True
-        if text in self._kallsyms[1]:
-            return True
-        return any(text in self._memory(r) for r in self.regions if r.kind != TEXT)
+        return text in self._kallsyms[1]
+
+    def named(self, name: str) -> list[Symbol]:
+        """All symbols of a name, markers as well, by address."""
+        if self._loaded is None:
+            if "_MODULE_" not in name and not self.may_hold(name.encode("latin-1", "replace")):
+                return []
+            return [s for s in self.symbols if s.name == name]
+        if self._by_name is None:
+            self._by_name = {}
+            for symbol in self.symbols:
+                self._by_name.setdefault(symbol.name, []).append(symbol)
+        return self._by_name.get(name, [])
 
     def _marker(self, region: Region, end: str) -> str:
         if self.by_kind:
@@ -294,7 +305,7 @@ class Module:
         else:
             text_start = self._marker(self.regions[0], "START") if self.regions else ""
             symbols.sort(key=lambda s: (s.address, s.name != text_start))
-        self.file, self.elf = file, elf
+        self.file, self.elf, self._by_name = file, elf, None
         self.text_start = found.get(".text", 0)
         if self.by_kind:
             self._loaded = _spans(
@@ -305,7 +316,7 @@ class Module:
             self._loaded = (Span(TEXT, symbols, 0, len(symbols) - 1), *self._exported[1:])
 
     def unload(self) -> None:
-        self._loaded = None
+        self._loaded = self._by_name = None
         self.file, self.elf = "", None
         self.sections = ()
         self.per_cpu_size = self.text_start = 0

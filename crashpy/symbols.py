@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # gcc's and clang's endings of the names of copies of a function (crash's strip_symbol_end()).
 CLONES = (".isra.", ".part.", ".llvm.")
 
+# Names of markers that crash takes for symbols when they are asked for: those up to Linux 6.3.
+MARKERS = ("_MODULE_START_", "_MODULE_END_", "_MODULE_INIT_START_", "_MODULE_INIT_END_")
+
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
@@ -381,25 +384,13 @@ class SymbolTable:
 
     def _module_symbols(self, name: str) -> list[Symbol]:
         """Of all modules, lowest address first, as in crash's hash table."""
-        encoded = name.encode("utf-8", "surrogateescape")
+        wants_marker = any(marker in name for marker in MARKERS)
         found = [
             symbol
             for module in self.modules
-            if module.may_hold(encoded)
-            for symbol in module.symbols
-            if symbol.name == name
+            for symbol in module.named(name)
+            if wants_marker or not symbol.is_marker
         ]
-        wants_marker = any(
-            word in name
-            for word in (
-                "_MODULE_START_",
-                "_MODULE_END_",
-                "_MODULE_INIT_START_",
-                "_MODULE_INIT_END_",
-            )
-        )
-        if not wants_marker:
-            found = [s for s in found if not s.is_marker]
         return sorted(found, key=lambda s: s.address)
 
     def named(self, name: str) -> Symbol | None:
@@ -416,12 +407,11 @@ class SymbolTable:
             return found
         first = None if found else more[0]
         # crash goes on from the first one, module by module, kind of memory by kind.
-        encoded = name.encode("utf-8", "surrogateescape")
         reached = first is None
         if first is not None:
             found.append(first)
         for module in self.modules:
-            if not module.may_hold(encoded):
+            if not module.named(name):
                 continue
             for span in module.spans:
                 for symbol in span.inner():
@@ -436,7 +426,7 @@ class SymbolTable:
         kernel = self.kernel
         for position in kernel.containing(text):
             yield kernel.symbol(position)
-        encoded = text.encode("utf-8", "surrogateescape")
+        encoded = text.encode("latin-1", "replace")
         for module in self.modules:
             if not module.may_hold(encoded):
                 continue
