@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from drgn import FaultError, Program
@@ -131,7 +132,9 @@ def _processes(dump: Dump, chosen: Iterable[Task], *, active: bool) -> Iterator[
     table = dump.tasks
     usage = MemoryUsage(dump.prog, table)
     page_kib = dump.prog["PAGE_SIZE"].value_() // 1024
-    memory_pages = physical_pages(dump.prog)
+    memory_pages = None
+    with suppress(LookupError, FaultError):
+        memory_pages = physical_pages(dump.prog)
     for task in chosen:
         is_active = table.is_active(task)
         if active and not is_active:
@@ -139,7 +142,7 @@ def _processes(dump: Dump, chosen: Iterable[Task], *, active: bool) -> Iterator[
         resident = virtual = percent = None
         with skipping(f"memory of task {task.address:x}"):
             resident, virtual = usage.pages(task)
-            percent = 100 * resident / memory_pages
+            percent = 100 * resident / memory_pages if memory_pages else None
         parent = table.at(task.parent)
         pointer = None if is_active or not task.stack_pointer else task.stack_pointer
         yield Process(

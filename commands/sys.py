@@ -16,7 +16,7 @@ from drgn.helpers.linux.cpumask import num_online_cpus, num_present_cpus
 from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
 from crashpy.dump import Dump
 from crashpy.kernel.clock import date_seconds, uptime_seconds
-from crashpy.kernel.pid import byte_order, word_code
+from crashpy.kernel.pid import byte_order, read_variable, word_code
 from crashpy.numbers import stol
 from crashpy.settings import Settings
 from crashpy.tasks import is_number
@@ -121,18 +121,17 @@ def system(dump: Dump) -> System:
         release=sysname[2],
         version=sysname[3],
         machine=sysname[4],
-        mhz=(_value(prog, "cpu_khz") or 0) // 1000 or None,
+        mhz=(_value(prog, "cpu_khz", 4) or 0) // 1000 or None,
         memory_bytes=_memory(prog, dump.page_size),
         panic=None if dump.live else dump.tasks.panic_message()[0],
     )
 
 
-def _value(prog: Program, name: str) -> int | None:
+def _value(prog: Program, name: str, size: int = 8) -> int | None:
     try:
-        number: int = prog.variable(name).value_()
+        return read_variable(prog, name, size)
     except (LookupError, FaultError):
         return None
-    return number
 
 
 def _uptime(prog: Program) -> int | None:

@@ -61,6 +61,20 @@ def word_code(prog: Program) -> str:
     return "Q" if prog.platform.flags & PlatformFlags.IS_64_BIT else "I"
 
 
+def read_variable(prog: Program, name: str, size: int) -> int:
+    """A number of the kernel's, by its debug information or, without, by its symbol.
+
+    Raises LookupError, FaultError.
+    """
+    try:
+        value: int = prog.variable(name).value_()
+        return value
+    except LookupError:
+        address = prog.symbol(name).address
+    data = prog.read(address, size)
+    return int.from_bytes(data, "little" if byte_order(prog) == "<" else "big")
+
+
 def _member(type_: Type, path: str) -> tuple[int, Type]:
     offset = 0
     for part in path.split("."):

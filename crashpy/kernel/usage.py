@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from drgn import FaultError, Program, sizeof
 
-from crashpy.kernel.pid import Layout, byte_order
+from crashpy.kernel.pid import Layout, byte_order, read_variable
 from crashpy.tasks import Task, TaskTable
 
 # The counters of enum { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES } that
@@ -129,7 +129,7 @@ def physical_pages(prog: Program) -> int:
     from drgn.helpers.linux.mm import virt_to_phys
 
     page = prog["PAGE_SIZE"].value_()
-    pages: int = virt_to_phys(prog["high_memory"]).value_() // page
+    pages: int = virt_to_phys(prog, read_variable(prog, "high_memory", 8)).value_() // page
     for name in ("_totalhigh_pages", "totalhigh_pages"):
         try:
             counter = prog.variable(name)  # without CONFIG_HIGHMEM a function has that name
