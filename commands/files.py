@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Program, offsetof
 
-from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
+from crashpy.command import Address, UsageError, command, flag, operands, value
 from crashpy.faults import skipping
 from crashpy.kernel.vfs import Dentry, Inode, Path, Vfs, read_or_complain, remember
-from crashpy.tasks import HEXADECIMAL, Task, is_number, named
+from crashpy.numbers import htol, is_number
+from crashpy.tasks import HEXADECIMAL, Task, named
 from crashpy.text import centered, task_header
 
 if TYPE_CHECKING:
@@ -46,20 +47,6 @@ class TaskFiles:
     after_another: bool = field(default=False, repr=False)
     named_by_pid: bool = field(default=False, repr=False)
     found: bool = field(default=True, repr=False)  # what -R looks for
-
-
-def crash_hex(word: str) -> int:
-    """A hexadecimal operand (crash's htol())."""
-    digits = word[2:] if word[:2] in ("0x", "0X") else word
-    if len(digits) > 16:
-        raise CommandError(f'input string too large: "{digits}" ({len(digits)} vs 16)')
-    try:
-        return int("0" + digits.translate(_IGNORED), 16)
-    except ValueError:
-        raise CommandError(f'invalid input: "{digits}"') from None
-
-
-_IGNORED = str.maketrans("", "", "xXh")
 
 
 @command(
@@ -257,7 +244,7 @@ def _referring(record: TaskFiles, reference: str, size: int) -> TaskFiles:
         if reference.isdecimal() and int(reference) <= size:
             descriptor = int(reference)
         else:
-            descriptor = address = crash_hex(reference)
+            descriptor = address = htol(reference)
     kept = tuple(
         file
         for file in record.files
@@ -345,7 +332,7 @@ class DentryInfo:
     "-d",
     "inode, superblock, type and path of a dentry",
     metavar="dentry",
-    type=crash_hex,
+    type=htol,
     dest="dentry",
 )
 def files_dentry(dump: Dump, *, dentry: int) -> Iterator[DentryInfo]:
@@ -402,9 +389,7 @@ class CachedPage:
     flag_names: tuple[str, ...]
 
 
-@files.mode(
-    "-p", "an inode's pages in the page cache", metavar="inode", type=crash_hex, dest="inode"
-)
+@files.mode("-p", "an inode's pages in the page cache", metavar="inode", type=htol, dest="inode")
 def files_pages(dump: Dump, *, inode: int) -> Iterator[CachedInode | CachedPage]:
     """the pages of an inode that are in the page cache"""
     from crashpy.kernel.mm import physical_digits

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from drgn import FaultError
 
 from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
-from crashpy.commands.files import crash_hex
 from crashpy.faults import skipping
 from crashpy.kernel.mm import (
     Area,
@@ -26,7 +25,8 @@ from crashpy.kernel.mm import (
     physical_digits,
 )
 from crashpy.kernel.vfs import Vfs, remember
-from crashpy.tasks import Task, is_number, named
+from crashpy.numbers import htol, is_number
+from crashpy.tasks import Task, named
 from crashpy.text import centered, task_header
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ Record = TaskMemory | MemoryArea | Pages | NoArea | Structure
 
 @command(
     flag("-p", "pages", "translate every page"),
-    value("-P", "area", "vma", crash_hex, "translate the pages of this area"),
+    value("-P", "area", "vma", htol, "translate the pages of this area"),
     value("-M", "mm", "mm", str, "use this mm where the task has none"),
     value("-R", "reference", "reference", str, "only what this names", repeat=True),
     flag("-m", "mm_struct", "show the mm_struct"),
@@ -195,7 +195,7 @@ def vm(
 def _forced_mm(dump: Dump, word: str) -> int:
     from crashpy.kernel.pages import kernel_address
 
-    address = crash_hex(word)
+    address = htol(word)
     if not kernel_address(dump.prog, address):
         raise CommandError(f"invalid mm_struct address: {word}")
     return address
@@ -384,7 +384,7 @@ class _Search:
         self._reader = reader
         self._memory = memory
         self._reference = reference
-        self._hex = crash_hex(reference) if is_number(reference) else None
+        self._hex = htol(reference) if is_number(reference) else None
         self._decimal = None
         if self._hex is not None:
             self._decimal = int(reference) if reference.isdecimal() else 0
@@ -607,7 +607,7 @@ _FLAGS = {
 }
 
 
-@vm.mode("-f", "the names of the bits of vm_flags", metavar="vm_flags", type=crash_hex, dest="bits")
+@vm.mode("-f", "the names of the bits of vm_flags", metavar="vm_flags", type=htol, dest="bits")
 def vm_flags(dump: Dump, *, bits: int) -> Iterator[Flags]:
     """the names of the bits of vm_flags"""
     names = dict(_FLAGS)
