@@ -160,3 +160,43 @@ def boot_image(vmlinux: Path, out: Path) -> Path:
     struct.pack_into("<II", setup, 0x248, 0, len(payload))
     out.write_bytes(bytes(setup) + payload + b"\0\0\0\0")
     return out
+
+
+def corrupted(dump: Path, out: Path, seed: int, pages: int) -> Path:
+    """Memory with garbage in it: some pages hold random bytes, small numbers or pointers."""
+    import random
+
+    rng = random.Random(seed)
+    data = bytearray(dump.read_bytes())
+    header = header_of(dump)
+    for rank in rng.sample(range(header.stored_pages), pages):
+        kind = rng.randrange(3)
+        words = [
+            rng.randrange(1 << 64),
+            rng.randrange(1 << 8),
+            0xFFFF888000000000 + rng.randrange(1 << 27),
+        ]
+        content = b"".join(
+            struct.pack("<Q", words[kind] if kind else rng.randrange(1 << 64))
+            for _ in range(PAGE // 8)
+        )
+        where = header.descriptors_offset + rank * DESCRIPTOR
+        struct.pack_into("<QIIQ", data, where, len(data), PAGE, 0, 0)
+        data += content
+    out.write_bytes(data)
+    return out
+
+
+def wild(dump: Path, out: Path, seed: int, count: int) -> Path:
+    """A damaged file: bytes of its headers and tables, and of its pages, changed at random."""
+    import random
+
+    rng = random.Random(seed)
+    data = bytearray(dump.read_bytes())
+    header = header_of(dump)
+    table = header.descriptors_offset
+    ends = (table, table + header.stored_pages * DESCRIPTOR, len(data))
+    for _ in range(count):
+        data[rng.randrange(8, rng.choice(ends))] = rng.randrange(256)
+    out.write_bytes(data)
+    return out
