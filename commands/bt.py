@@ -365,8 +365,7 @@ class _Tracer:
                 break
             at += size
         words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) & ~7])
-        symbols = self._all.symbols
-        radix = self._options.radix
+        text, radix = everything.symbol_text, self._options.radix
         yield Memory(
             task.pid,
             Address(task.address),
@@ -374,7 +373,7 @@ class _Tracer:
             task.comm,
             Address(start),
             tuple(map(Address, words)),
-            tuple(symbols.format(w, radix) if w >= 1 << 63 else "" for w in words),
+            tuple(text(w, radix) for w in words),
             None if at >= end else Address(at),
             self._titled,
         )

@@ -72,7 +72,7 @@ def named(dump, comm):
 
 
 def test_orc_knows_the_frame_of_schedule(dump):
-    tables = OrcTables(dump.prog)
+    tables = OrcTables(dump.prog, stacks(dump).text)
     entry = tables.find(stacks(dump).after_switch)
     assert entry is not None
     assert entry.call

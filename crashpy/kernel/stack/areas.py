@@ -130,7 +130,7 @@ class Areas:
         """The names of the interrupt stack table's stacks, from the IDT's handlers."""
         names = ["(unknown)"] * MOST
         try:
-            table = self._prog.read(self._prog.symbol("idt_table").address, 16 * 256)
+            table = self._prog.read(_address(self._prog["idt_table"]), 16 * 256)
         except (LookupError, FaultError):
             return names
         for low, bits, middle, high in struct.iter_unpack("<HxxHHIxxxx", table):

@@ -41,7 +41,7 @@ class Table(NamedTuple):
 class OrcTables:
     """The kernel's tables and its modules'. Raises LookupError where there are none."""
 
-    def __init__(self, prog: Program) -> None:
+    def __init__(self, prog: Program, text: tuple[int, int]) -> None:
         self._prog = prog
         kind = prog.type("struct orc_entry")
         if kind.size != 6:
@@ -55,7 +55,7 @@ class OrcTables:
         def address(name: str) -> int:
             return prog.symbol(name).address
 
-        self._text = address("_stext"), address("_etext")
+        self._text = text
         self._lookup = address("orc_lookup")
         self._blocks = prog["lookup_num_blocks"].value_()
         self._ips = address("__start_orc_unwind_ip")

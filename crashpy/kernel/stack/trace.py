@@ -315,6 +315,12 @@ class Trace(Start):
         last = 0
         if sp < low:
             return last
+        if self._text:
+            first = (sp - low) >> 3
+            for index, word in enumerate(words[first : (end - low + 7) >> 3], first):
+                if word >= KERNEL_MAP and everything.is_text(word):
+                    self._entry(low + 8 * index, word)
+            return last
         # As a wrong %rbp may lead anywhere, `sp` need not be a multiple of 8; slots are.
         slot = low + (sp - low & ~7)
         end = min(end, low + 8 * len(words))

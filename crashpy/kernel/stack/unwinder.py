@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -44,6 +45,10 @@ PT_REGS_NAMES = """
 r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs rflags rsp ss
 """
 WORD = (1 << 64) - 1
+
+# An NT_PRSTATUS note up to the end of struct pt_regs in it.
+NOTE = struct.Struct("<III5s3x112x21Q")
+PRSTATUS_SIZE = 336  # struct elf_prstatus
 
 KERNEL_MAP = 0xFFFFFFFF80000000  # the kernel's text and its modules lie above
 MODULES = 0xFFFFFFFFA0000000, 0xFFFFFFFFFF000000
@@ -91,7 +96,10 @@ class Unwinder:
         self._lines: dict[int, str | None] = {}
         self._pushed: dict[tuple[int, bool], int] = {}
         self._callees: dict[int, str | None] = {}
+        # By page: whether it is in the dump, and its slab cache.
+        self._pages: dict[int, bool] = {}
         self._caches: dict[int, str | None] = {}
+        self._names: dict[tuple[int, int], str] = {}
         self._dumped: dict[int, Registers | None] = {}
 
     # The layout of the kernel.
@@ -112,7 +120,7 @@ class Unwinder:
         if self.frame_pointers:
             return None
         try:
-            return orc.OrcTables(self.prog)
+            return orc.OrcTables(self.prog, self.text)
         except (LookupError, AttributeError, FaultError):
             return None
 
@@ -310,14 +318,24 @@ class Unwinder:
         """crash's format_stack_entry(): the symbol or the slab cache of a word."""
         if value < 1 << 63:
             return None
-        if not self.readable(value):
+        page = value >> 12
+        if page not in self._pages:
+            self._pages[page] = self.readable(value)
+        if not self._pages[page]:
             return None
-        if name := self.symbols.format(value, radix):
-            return name
-        cache = self.cache_of(value)
-        return None if cache is None else f"[{cache}]"
+        return self.symbol_text(value, radix) or self.cache_of(value)
+
+    def symbol_text(self, value: int, radix: int = 10) -> str:
+        """``name+offset`` of a word that points into the kernel's image or a module."""
+        if value < KERNEL_MAP:
+            return ""
+        key = value, radix
+        if key not in self._names:
+            self._names[key] = self.symbols.format(value, radix)
+        return self._names[key]
 
     def cache_of(self, value: int) -> str | None:
+        """The name of the slab cache that an address belongs to, in brackets."""
         page = value >> 12
         if page not in self._caches:
             from drgn.helpers.linux.slab import find_containing_slab_cache
@@ -327,7 +345,7 @@ class Unwinder:
                 name = cache.name.string_().decode(errors="replace") if cache else None
             except (FaultError, LookupError, ValueError):
                 name = None
-            self._caches[page] = name
+            self._caches[page] = None if name is None else f"[{name}]"
         return self._caches[page]
 
     def readable(self, address: int) -> bool:
@@ -348,6 +366,8 @@ class Unwinder:
     def _dumped_registers(self, task: Task) -> Registers | None:
         from drgn import Object
 
+        if (saved := self._saved_registers(task.cpu)) is not None:
+            return saved
         try:
             thread = Object(self.prog, "struct task_struct *", value=task.address)
             trace = self.prog.stack_trace(thread)
@@ -357,6 +377,23 @@ class Unwinder:
         if "rip" not in values or "rsp" not in values:
             return None
         return Registers.of([values.get(name, 0) & WORD for name in PT_REGS_NAMES.split()])
+
+    def _saved_registers(self, cpu: int) -> Registers | None:
+        """What a CPU left for the dump's note in memory (crash_save_cpu()).
+
+        drgn has the note itself, but gives its registers only with a whole trace.
+        """
+        from drgn.helpers.linux.percpu import per_cpu_ptr
+
+        try:
+            address = per_cpu_ptr(self.prog["crash_notes"], cpu).value_()
+            note = self.prog.read(address, NOTE.size)
+        except (FaultError, LookupError, ValueError):
+            return None
+        name_size, size, kind, name, *values = NOTE.unpack(note)
+        if (name_size, kind, name) != (5, 1, b"CORE\0") or size != PRSTATUS_SIZE:
+            return None
+        return Registers.of(values)
 
     def in_user_stack(self, task: Task, address: int) -> bool:
         """Whether a user address lies in a mapping that is, or can be, a stack."""
