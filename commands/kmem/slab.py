@@ -202,7 +202,10 @@ def contents(
         if not address:
             yield NodeCache(number, Address(0), 0, 0, per_node[number])
             continue
-        node = allocator.node_slabs(address)
+        try:
+            node = allocator.node_slabs(address)
+        except SlabError:
+            return
         yield NodeCache(number, Address(address), node.slabs, node.partial, per_node[number])
         yield from _listed(allocator, cache, number, address, "PARTIAL")
         if allocator.layout.full is None or not cache.flags & allocator.layout.store_user:

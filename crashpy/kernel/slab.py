@@ -10,6 +10,7 @@ from typing import Literal
 from drgn import FaultError, Object, Program, Type, sizeof
 from drgn.helpers.linux.mm import PageSlab, compound_head
 
+from crashpy.command import CommandError
 from crashpy.kernel.pages import (
     byte_order,
     gather,
@@ -28,7 +29,7 @@ ON_PAGE_LIST = 1  # bit 0 of a "pointer" that ends a free list (PAGE_MAPPING_ANO
 
 
 class SlabError(Exception):
-    """A cache whose slabs cannot be counted or listed any further."""
+    """A cache whose slabs cannot be counted; what is wrong has been said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +218,13 @@ class Slub:
         seen = set()
         while following != head:
             if following in seen:
-                raise SlabError(f"duplicate list entry: {following:x}")
+                raise CommandError(f"duplicate list entry: {following:x}")
             seen.add(following)
             address = following - at["list"]
             try:
                 data = self.prog.read(address, length)
             except FaultError as fault:
-                raise SlabError(f"invalid list entry: {following:x}") from fault
+                raise CommandError(f"invalid list entry: {following:x}") from fault
             oo = integer(data, at["oo"])
             yield Cache(
                 address=address,
