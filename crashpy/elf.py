@@ -130,16 +130,21 @@ class ElfSymbols:
         letter = "a" if section >= len(self.sections) else self.sections[section].letter
         return letter if bind == STB_LOCAL else letter.upper()
 
-    def section(self, name: str) -> bytes:
-        """The content of the first section of a name, decompressed; empty without one."""
+    def section(self, name: str) -> tuple[bytes | mmap.mmap, int, int]:
+        """The first section of a name: what holds it, from where, how many bytes.
+
+        Nothing is copied, unless the section is compressed.
+        """
         for section in self.sections:
             if section.name == name:
                 if section.nobits or name not in self._content:
-                    return b""
+                    break
                 data, start = self._content[name]
-                content = data[start : start + section.size]
-                return inflated(content) if section.flags & SHF_COMPRESSED else content
-        return b""
+                if section.flags & SHF_COMPRESSED:
+                    content = inflated(data[start : start + section.size])
+                    return content, 0, len(content)
+                return data, start, section.size
+        return b"", 0, 0
 
 
 def inflated(data: bytes) -> bytes:

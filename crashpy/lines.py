@@ -7,6 +7,7 @@ file drops rows, and the file's name as the compiler was given it.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # One row of a file's table: address, line (0: nothing from here on), is_stmt.
 Row = tuple[int, int, bool]
+Buffer = bytes | bytearray | mmap.mmap
 UNIT = 256  # bytes that the first entry of a unit takes at most
 
 
@@ -26,7 +28,7 @@ UNIT = 256  # bytes that the first entry of a unit takes at most
 class Cursor:
     """A place in a debug section."""
 
-    data: bytes
+    data: Buffer
     at: int = 0
 
     def number(self, size: int) -> int:
@@ -45,7 +47,7 @@ class Cursor:
             shift += 7
 
     def string(self) -> str:
-        start, self.at = self.at, self.data.index(0, self.at) + 1
+        start, self.at = self.at, self.data.find(b"\0", self.at) + 1
         return self.data[start : self.at - 1].decode(errors="replace")
 
 
@@ -96,7 +98,7 @@ class Lines:
         self._bias = bias
         self._loaded = sections
         self._tables: dict[int, Table | None] = {}
-        self._data: dict[str, bytes] = {}
+        self._data: dict[str, tuple[Buffer, int]] = {}
         self._relocations: dict[str, tuple[memoryview, memoryview]] = {}
 
     def at(self, address: int) -> str | None:
@@ -115,20 +117,26 @@ class Lines:
         table = self._tables[unit]
         return table.line(address) if table else None
 
-    def _section(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        """A section; in a module's file with its addresses filled in between two offsets."""
+    def _at(self, name: str, offset: int, size: int = 0) -> Cursor:
+        """A place in a section.
+
+        In a module's file, addresses in so many bytes from there are filled in.
+        """
         if name not in self._data:
-            data = self._elf.section(name)
-            self._data[name] = data if self._loaded is None else bytearray(data)
-        data = self._data[name]
+            data, start, length = self._elf.section(name)
+            if self._loaded is not None:
+                data, start = bytearray(data[start : start + length]), 0
+            self._data[name] = data, start
+        data, start = self._data[name]
         if isinstance(data, bytearray):
-            self._relocate(name, data, start, len(data) if end is None else end)
-        return data
+            self._relocate(name, data, offset, offset + size)
+        return Cursor(data, start + offset)
 
     def _relocate(self, name: str, data: bytearray, start: int, end: int) -> None:
         elf = self._elf
         if name not in self._relocations:
-            entries = memoryview(elf.section(f".rela{name}"))
+            content, at, length = elf.section(f".rela{name}")
+            entries = memoryview(content)[at : at + length // 24 * 24]
             self._relocations[name] = entries, entries.cast("Q")[0::3]
         entries, offsets = self._relocations[name]
         first, last = bisect_left(offsets, start), bisect_left(offsets, end)
@@ -151,7 +159,9 @@ class Lines:
     @cached_property
     def _ranges(self) -> tuple[list[int], list[int], list[int]]:
         """What .debug_aranges says: addresses from, to, and the unit's offset in .debug_info."""
-        data = self._section(".debug_aranges")
+        size = self._elf.section(".debug_aranges")[2]
+        cursor = self._at(".debug_aranges", 0, size)
+        data = bytes(cursor.data[cursor.at : cursor.at + size])
         found: list[tuple[int, int, int]] = []
         at = 0
         while at + 12 <= len(data):
@@ -171,7 +181,8 @@ class Lines:
 
     def _unit(self, offset: int) -> tuple[str, int | None]:
         """DW_AT_comp_dir and DW_AT_stmt_list of the unit at this place in .debug_info."""
-        info = Cursor(self._section(".debug_info", offset, offset + UNIT), offset + 4)
+        info = self._at(".debug_info", offset, UNIT)
+        info.at += 4
         version = info.number(2)
         if version >= 5:
             kind, _ = info.number(1), info.number(1)
@@ -182,7 +193,7 @@ class Lines:
             abbreviations = info.number(4)
             info.number(1)
         code = info.unsigned()
-        forms = Cursor(self._section(".debug_abbrev", 0, 0), abbreviations)
+        forms = self._at(".debug_abbrev", abbreviations)
         while (entry := forms.unsigned()) and entry != code:
             forms.unsigned()
             forms.number(1)
@@ -212,7 +223,7 @@ class Lines:
             return at.string()
         if form in (0x0E, 0x1F):  # DW_FORM_strp, DW_FORM_line_strp
             name = ".debug_str" if form == 0x0E else ".debug_line_str"
-            return Cursor(self._section(name, 0, 0), at.number(4)).string()
+            return self._at(name, at.number(4)).string()
         if form in (0x0F, 0x0D, 0x1A, 0x1B, 0x22, 0x23):  # udata, sdata, strx, addrx, ...listx
             return at.unsigned()
         if form == 0x19:  # DW_FORM_flag_present
@@ -242,9 +253,9 @@ class Lines:
         directory, offset = self._unit(unit)
         if offset is None:
             return None
-        length = Cursor(self._section(".debug_line", 0, 0), offset).number(4)
-        end = offset + 4 + length
-        at = Cursor(self._section(".debug_line", offset, end), offset + 4)
+        length = self._at(".debug_line", offset).number(4)
+        at = self._at(".debug_line", offset + 4, length)
+        end = at.at + length
         version = at.number(2)
         if version >= 5:
             at.number(2)
@@ -274,7 +285,7 @@ class Lines:
             joined = f"{folder.rstrip('/')}/{path}" if folder and path[:1] != "/" else path
             names.append(joined)
         machine = Machine(names, minimum, is_stmt, line_base, line_range, opcode_base, lengths)
-        machine.run(at.data, program, end)
+        machine.run(bytes(at.data[program:end]))
         tables = []
         for name, rows in machine.rows.items():
             if rows:
@@ -313,7 +324,8 @@ class Machine:
         if last:
             rows.append((address, 0, True))
 
-    def run(self, data: bytes, at: int, end: int) -> None:
+    def run(self, data: bytes) -> None:
+        at, end = 0, len(data)
         names, all_rows = self.names, self.rows
         base, line_base, line_range = self.opcode_base, self.line_base, self.line_range
         step = self.minimum

@@ -88,9 +88,10 @@ class KernelSymbols:
         low = self._static_per_cpu(order[:cut])
         self._order = array("I", low)
         self._order.extend(order[cut:])
-        self._skip_to_text(len(low))
-        self.first_text = len(low)
-        self._named: dict[str, list[int]] = {}
+        self._low = frozenset(low)
+        self._first = self._skip_to_text(len(low))
+        self._named: dict[str, list[Symbol]] = {}
+        self._lookups = 0
         self._sorted = False
 
     def _static_per_cpu(self, indexes: list[int]) -> list[int]:
@@ -116,13 +117,18 @@ class KernelSymbols:
                 found.append(i)
         return found
 
-    def _skip_to_text(self, at: int) -> None:
-        """Names that sort before `_stext` at the address of the text do not count."""
-        if at < len(self._order):
-            end = self._sort_run(at)
-            names = [self.elf.name(i) for i in self._order[at:end]]
-            skipped = next((n for n, name in enumerate(names) if name in ("_stext", "_text")), 0)
-            del self._order[at : at + skipped]
+    def _skip_to_text(self, at: int) -> tuple[int, str]:
+        """Names that sort before `_stext` at the address of the text do not count.
+
+        Address and name of the first symbol that does.
+        """
+        if at == len(self._order):
+            return 0, ""
+        end = self._sort_run(at)
+        names = [self.elf.name(i) for i in self._order[at:end]]
+        skipped = next((n for n, name in enumerate(names) if name in ("_stext", "_text")), 0)
+        del self._order[at : at + skipped]
+        return self._values[self._order[at]], names[skipped]
 
     def _sort_run(self, at: int) -> int:
         """Put the symbols of one address in the order of their names; the end of the run.
@@ -242,68 +248,89 @@ class KernelSymbols:
                     found.setdefault(stripped(strings[start:end]), []).append(start)
         return found
 
-    def _positions(self, starts: Sequence[int]) -> list[int]:
-        """The positions of the symbols whose names begin there."""
-        indexes: list[int] = []
+    @cached_property
+    def _by_start(self) -> array[int]:
+        """The symbols in the order of where their names begin."""
+        starts = self._starts
+        return array("I", sorted(range(len(starts)), key=starts.__getitem__))
+
+    def _indexes(self, starts: Sequence[int]) -> Iterator[int]:
+        """The symbols whose names begin there."""
         if len(starts) > 4:
             wanted = set(starts)
-            indexes = [i for i, start in enumerate(self._starts) if start in wanted]
-        else:
-            for start in starts:
-                at = -1
-                try:
-                    while True:
-                        at = self._starts.index(start, at + 1)
-                        indexes.append(at)
-                except ValueError:
-                    pass
-        found = []
-        for index in indexes:
-            if not self.elf.heads[index] >> 48:
+            yield from (i for i, start in enumerate(self._starts) if start in wanted)
+            return
+        self._lookups += len(starts)
+        for start in starts:
+            if self._lookups > 16:  # sorting pays
+                by_start, key = self._by_start, self._starts.__getitem__
+                at = bisect_left(by_start, start, key=key)
+                while at < len(by_start) and key(by_start[at]) == start:
+                    yield by_start[at]
+                    at += 1
                 continue
-            value = self._values[index]
+            at = -1
+            with suppress(ValueError):
+                while True:
+                    at = self._starts.index(start, at + 1)
+                    yield at
+
+    def _symbols(self, starts: Sequence[int]) -> Iterator[Symbol]:
+        """The symbols whose names begin there and that count, in crash's order."""
+        elf = self.elf
+        heads, values = elf.heads, self._values
+        found = []
+        for index in self._indexes(starts):
+            if not heads[index] >> 48:
+                continue
+            value, name = values[index], elf.name(index)
+            if value > self.start or index in self._low or (value, name) >= self._first:
+                found.append((value, name, index))
+        found.sort()
+        for value, name, index in found:
             if self.start <= value <= self.end:
                 value += self.bias
-            found += [p for p in self.run(value) if self._order[p] == index]
-        return sorted(found)
+            yield Symbol(stripped(name), value, elf.letter(index))
 
-    def named(self, name: str) -> list[int]:
-        """Positions of all symbols of a name, in order."""
-        if name not in self._named:
-            strings = self.elf.strings
+    def named(self, name: str) -> list[Symbol]:
+        """All symbols of a name, in order."""
+        found = self._named.get(name)
+        if found is None:
             starts = list(self._clones.get(name, ()))
-            if not any(ending in name for ending in CLONES[:1]):
-                ended = f"{name}\0"
+            if name:
+                strings, is_name, ended = self.elf.strings, self._is_name, f"{name}\0"
                 at = strings.find(ended)
                 while at >= 0:
-                    if self._is_name[at]:
+                    if is_name[at]:
                         starts.append(at)
                     at = strings.find(ended, at + 1)
-            found = self._positions(starts) if name and starts else []
-            self._named[name] = found = [p for p in found if self.name(p) == name]
-        return self._named[name]
+            if name.startswith("."):
+                starts.append(0)  # symbols of sections have no name of their own
+            found = [s for s in self._symbols(starts) if s.name == name] if starts else []
+            self._named[name] = found
+        return found
 
-    def containing(self, text: str) -> list[int]:
-        """Positions of all symbols whose names contain the text, in order."""
+    def containing(self, text: str) -> list[Symbol]:
+        """All symbols whose names contain the text, in order."""
         if not text:
-            self._sort_all()
-            return list(range(len(self)))
+            return list(self)
         strings, is_name = self.elf.strings, self._is_name
-        starts: set[int] = set()
+        starts: list[int] = []
         begin, low = -1, 0
         at = strings.find(text)
         while at >= 0:
             previous, begin = begin, strings.rfind("\0", 0, at) + 1
             # Of several occurrences in one string only the last one's reach is new.
-            low = begin if begin != previous else max(begin, low)
-            starts.update(s for s in range(low, at + 1) if is_name[s])
+            low = begin if begin != previous else low
+            start = is_name.find(1, low, at + 1)
+            while start >= 0:
+                starts.append(start)
+                start = is_name.find(1, start + 1, at + 1)
             low = at + 1
             at = strings.find(text, at + 1)
-        sections = [i for i, s in enumerate(self.elf.sections) if text in s.name]
-        if sections:
-            starts.add(0)  # symbols of sections have no name of their own
-        found = self._positions(sorted(starts))
-        return [p for p in found if text in self.name(p)]
+        if any(text in section.name for section in self.elf.sections):
+            starts.append(0)
+        return [s for s in self._symbols(starts) if text in s.name]
 
     def starting(self, prefix: str) -> list[str]:
         """The names that begin so, for completion."""
@@ -395,13 +422,13 @@ class SymbolTable:
 
     def named(self, name: str) -> Symbol | None:
         """The first symbol of that name (crash's symbol_search())."""
-        if positions := self.kernel.named(name):
-            return self.kernel.symbol(positions[0])
+        if found := self.kernel.named(name):
+            return found[0]
         return next(iter(self._module_symbols(name)), None)
 
     def all_named(self, name: str) -> list[Symbol]:
         """Every symbol of that name, the first one first, in crash's order."""
-        found = [self.kernel.symbol(p) for p in self.kernel.named(name)]
+        found = list(self.kernel.named(name))
         more = self._module_symbols(name)
         if not more:
             return found
@@ -423,9 +450,7 @@ class SymbolTable:
 
     def containing(self, text: str) -> Iterator[Symbol]:
         """Every symbol whose name contains the text (crash's symbol_query())."""
-        kernel = self.kernel
-        for position in kernel.containing(text):
-            yield kernel.symbol(position)
+        yield from self.kernel.containing(text)
         encoded = text.encode("latin-1", "replace")
         for module in self.modules:
             if not module.may_hold(encoded):
