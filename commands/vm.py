@@ -43,7 +43,7 @@ class TaskMemory:
     comm: str
     mm: Address  # struct mm_struct *, 0 of a kernel thread
     pgd: Address  # pgd_t *
-    rss_kib: int
+    rss_kib: int | None
     total_vm_kib: int
     # How crash shows it. The task's header is `foreach`'s own business where it asks.
     header: bool = field(default=False, repr=False)
@@ -110,8 +110,6 @@ class Structure:
         members = plain_value(self.target, kind, self.data, 0, self.address)
         return {"type": self.type, "address": self.address, "value": members}
 
-
-_END = 1 << 57  # of the addresses that 5 levels of page tables translate
 
 Record = TaskMemory | MemoryArea | Pages | NoArea | Structure
 
@@ -284,19 +282,22 @@ class _Reader:
         areas = [a for a in self._mm.areas(mm) if only is None or a.address == only]
         for area in areas:
             yield self.area(area, headed=True)
-            yield from self.pages(area, table)
+            yield from self.pages(area, mm, table)
         if only is not None and not areas:
             yield NoArea(Address(only))
 
     def _totals(self, task: Task, want: _Want, header: bool, after_another: bool) -> TaskMemory:
         """Its get_task_mem_usage()."""
-        pgd = rss = total = 0
+        pgd = total = 0
+        rss: int | None = 0
         mm = 0 if task.state & self._zombie else task.mm
         if mm:
             space = self._mm.space(mm)
             if not task.exiting or space.users > 0:
                 pgd, total = space.pgd, space.total_pages
-                rss = space.resident_pages + cached_resident_pages(self.dump, task)
+                rss = space.resident_pages
+                if rss is not None:
+                    rss += cached_resident_pages(self.dump, task)
         return TaskMemory(
             task.pid,
             Address(task.address),
@@ -304,7 +305,7 @@ class _Reader:
             task.comm,
             Address(mm),
             Address(pgd),
-            rss * self._page_kib,
+            None if rss is None else rss * self._page_kib,
             total * self._page_kib,
             header,
             after_another,
@@ -337,10 +338,10 @@ class _Reader:
     def table_of(self, mm: int) -> PageTable | GenericPageTable:
         return page_table(self._prog, mm, self._mm.space(mm).pgd)
 
-    def pages(self, area: Area, table: PageTable | GenericPageTable) -> Iterator[Pages]:
+    def pages(self, area: Area, mm: int, table: PageTable | GenericPageTable) -> Iterator[Pages]:
         file = self.file_of(area)
-        if area.end > _END:
-            self.dump.report(f"area {area.address:x}: {area.start:x}-{area.end:x} makes no sense")
+        if area.address in self._mm.disordered(mm):
+            self.dump.report(f"vm_area_struct {area.address:x}: its range makes no sense")
             return
         for run in table.runs(area.start, area.end):
             yield from self._placed(run, area, file)
@@ -425,7 +426,7 @@ class _Search:
             headed = not self._shown or self._paged
             self._paged = False
             yield self._reader.area(area, headed=headed)
-        for run in self._reader.pages(area, table):
+        for run in self._reader.pages(area, self._memory.mm, table):
             for found in self._matching(run):
                 if not itself:
                     itself = True
@@ -518,11 +519,9 @@ def lines(
 
 
 def _totals_lines(memory: TaskMemory) -> Iterator[str]:
+    rss = "--" if memory.rss_kib is None else f"{memory.rss_kib}k"
     yield TOTALS_HEADER
-    yield (
-        f"{memory.mm:^16x}  {memory.pgd:^16x}  "
-        f"{f'{memory.rss_kib}k':^6}  {f'{memory.total_vm_kib}k':^8}"
-    )
+    yield (f"{memory.mm:^16x}  {memory.pgd:^16x}  {rss:^6}  {f'{memory.total_vm_kib}k':^8}")
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MOST_DEPTH = 32  # of a maple tree: MAPLE_HEIGHT_MAX
 _MOST_AREAS = 1 << 22  # sysctl vm.max_map_count is 65530 by default
+_END = 1 << 57  # of the addresses that 5 levels of page tables translate
 _MOST_REMEMBERED = 64  # address spaces: the threads of a process come one after the other
 
 
@@ -28,7 +29,7 @@ class AddressSpace(NamedTuple):
     pgd: int  # pgd_t *
     users: int  # mm_count
     total_pages: int  # total_vm
-    resident_pages: int  # file, anonymous and shared memory
+    resident_pages: int | None  # file, anonymous and shared memory
 
 
 class Area(NamedTuple):
@@ -59,6 +60,7 @@ class Mm:
         self._prog = prog
         self._areas: dict[int, list[Area]] = {}
         self._spaces: dict[int, AddressSpace] = {}
+        self._disordered: dict[int, set[int]] = {}
         mm = prog.type("struct mm_struct")
         self._pgd = offsetof(mm, "pgd")
         self._mm_count = offsetof(mm, "mm_count")
@@ -115,12 +117,10 @@ class Mm:
         if found is None:
             data = self._prog.read(mm, self._mm_size)
             (users,) = struct.unpack_from("i", data, self._mm_count)
-            found = AddressSpace(
-                _u64(data, self._pgd),
-                users,
-                _u64(data, self._total_vm),
-                self._resident_pages(data),
-            )
+            resident = None
+            with skipping(f"the counters of mm {mm:x}"):
+                resident = self._resident_pages(data)
+            found = AddressSpace(_u64(data, self._pgd), users, _u64(data, self._total_vm), resident)
             remember(self._spaces, mm, found, _MOST_REMEMBERED)
         return found
 
@@ -140,13 +140,17 @@ class Mm:
         # struct") (in v6.6).
         together = last - first < 256
         for base in self._per_cpu_offsets():
-            near = self._prog.read(base + first, last + 4 - first) if together else b""
+            near = self._read(base + first, last + 4 - first) if together else b""
             for n, offset in enumerate(offsets):
                 if together:
                     totals[n] += struct.unpack_from("i", near, offset - first)[0]
                 else:
-                    totals[n] += struct.unpack("i", self._prog.read(base + offset, 4))[0]
+                    totals[n] += struct.unpack("i", self._read(base + offset, 4))[0]
         return sum(max(0, total) for total in totals)
+
+    def _read(self, address: int, size: int) -> bytes:
+        """Sums of addresses and offsets wrap round, as the kernel's do."""
+        return self._prog.read(address % 2**64, size)
 
     def _per_cpu_offsets(self) -> list[int]:
         if self._per_cpu is None:
@@ -167,6 +171,14 @@ class Mm:
             remember(self._areas, mm, found, _MOST_REMEMBERED)
         return found
 
+    def disordered(self, mm: int) -> set[int]:
+        """The areas that no kernel makes: corrupted ones. Raises FaultError."""
+        found = self._disordered.get(mm)
+        if found is None:
+            found = _disordered(self.areas(mm))
+            remember(self._disordered, mm, found, _MOST_REMEMBERED)
+        return found
+
     def area(self, vma: int) -> Area:
         """Raises FaultError."""
         data = self._prog.read(vma, self._vma_size)
@@ -182,6 +194,22 @@ class Mm:
                 break
             yield vma
             vma = self._prog.read_u64(vma + self._vm_next)
+
+
+def _disordered(areas: Sequence[Area]) -> set[int]:
+    wrong = {
+        area.address
+        for area in areas
+        if area.start >= area.end or (area.start | area.end) & 0xFFF or area.end > _END
+    }
+    before = None
+    for area in areas:
+        if area.address in wrong:
+            continue
+        if before is not None and area.start < before.end:
+            wrong |= {before.address, area.address}
+        before = area
+    return wrong
 
 
 def cached_resident_pages(dump: Dump, task: Task) -> int:

@@ -226,13 +226,13 @@ class Vfs:
         """The mount around a ``struct vfsmount``. Raises FaultError."""
         found = self._mounts.get(vfsmount)
         if found is None:
-            data = self._prog.read(vfsmount - self._mnt, self._mount_size)
+            data = self._prog.read((vfsmount - self._mnt) % 2**64, self._mount_size)
             try:
                 device = self._prog.read_c_string(_u64(data, self._mnt_devname), max_size=256)
             except FaultError:
                 device = b""
             found = Mount(
-                _u64(data, self._mnt_parent) + self._mnt,
+                (_u64(data, self._mnt_parent) + self._mnt) % 2**64,
                 _u64(data, self._mnt_mountpoint),
                 device.decode(errors="backslashreplace"),
             )
