@@ -89,23 +89,24 @@ def _messages(dump: Dump) -> Iterator[Message | SafeBuffer]:
     for r in log_records(prog, dump.report):
         date = None if boot is None or r.ts_ns is None else (boot + r.ts_ns) / 1e9
         yield Message(
-            seq=r.seq,
-            ts_ns=r.ts_ns,
-            date_s=date,
-            level=r.level,
-            caller=None if r.caller_id is None else caller(r.caller_id),
-            text=r.text.translate(PRINTABLE).decode("ascii"),
-            subsystem=r.subsystem,
-            device=r.device,
-            dictionary=tuple(
-                part.translate(PRINTABLE).decode("ascii")
-                for part in r.dictionary.split(b"\0")
-                if part
-            ),
-            empty=r.dataless,
-            caller_width=width,
+            r.seq,
+            r.ts_ns,
+            date,
+            r.level,
+            None if r.caller_id is None else caller(r.caller_id),
+            r.text.translate(PRINTABLE).decode("ascii"),
+            r.subsystem,
+            r.device,
+            _pairs(r.dictionary) if r.dictionary else (),
+            r.dataless,
+            width,
         )
     yield from _unsaid(dump)
+
+
+def _pairs(dictionary: bytes) -> tuple[str, ...]:
+    parts = dictionary.split(b"\0")
+    return tuple(part.translate(PRINTABLE).decode("ascii") for part in parts if part)
 
 
 def _caller_width(prog: Program) -> int:

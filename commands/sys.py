@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import struct
 import zlib
@@ -261,21 +262,23 @@ def system_calls(dump: Dump, words: Sequence[str] = ()) -> Iterator[SystemCall]:
             sources[address] = _source(dump, address, folder, exact=address in shared)
         return SystemCall(number, Address(address), name, sources.get(address))
 
-    names: list[str | None] = []
-    for address in entries:
+    @functools.cache
+    def name_of(number: int) -> str | None:
+        address = entries[number]
+        if unknown and address == unknown.address:
+            return "sys_ni_syscall"
         found = symbols.at(address)
-        exact = found is not None and found[1] == 0
-        name = found[0].name if found is not None and exact else None
-        names.append("sys_ni_syscall" if unknown and address == unknown.address else name)
+        return found[0].name if found is not None and found[1] == 0 else None
+
     if not words:
-        yield from map(entry, range(count), names)
+        yield from (entry(number, name_of(number)) for number in range(count))
     for word in words:
         if is_number(word):
             if (number := stol(word)) < count:
-                yield entry(number, names[number])
+                yield entry(number, name_of(number))
             continue
-        for number, name in enumerate(names):
-            if name is not None and word in name:
+        for number in range(count):
+            if (name := name_of(number)) is not None and word in name:
                 yield entry(number, name)
 
 

@@ -120,7 +120,7 @@ def panic_by_stack(prog: Program, stacks: Mapping[int, tuple[int, int]]) -> int 
         return set().union(*(callers.get(name, set()) for name in names))
 
     if kexec := who(KEXEC):
-        return max(kexec) if len(kexec) > 1 else next(iter(kexec))
+        return [task for task in stacks if task in kexec][-1]
     panicked, died = who(PANIC), who(DIE)
     if len(panicked) == 1 and died <= panicked:
         return next(iter(panicked))

@@ -39,6 +39,8 @@ class Layout:
             end = offset + struct.calcsize(f"={code}")
         self._struct = struct.Struct("".join(codes))
         self.size = end
+        # Of a buffer and an offset: the members in the order of `names`.
+        self.tuple = self._struct.unpack_from
 
     def read(self, prog: Program, address: int) -> dict[str, Any]:
         """The members at that address; bytes for arrays. Raises FaultError."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from drgn import FaultError, Program, sizeof
 
@@ -122,35 +121,41 @@ def _lockless(prog: Program, warn: Warn) -> Iterator[LogRecord]:
     id_mask = (1 << (bits - 2)) - 1
     head, tail = head & id_mask, tail & id_mask
     id_size = bits // 8
+    at_state, at_begin, at_next = map(desc.names.index, ("state", "begin", "next"))
+    at_seq, at_time, at_length, at_caller = map(
+        info.names.index, ("seq", "ts_nsec", "text_len", "caller_id")
+    )
+    at_device = info.names.index("device") if "device" in info.names else None
+    at_subsystem = info.names.index("subsystem") if "subsystem" in info.names else None
     for step in range(min(((head - tail) & id_mask) + 1, count)):
         number = (tail + step) & id_mask
-        d = desc.unpack(desc_data, number % count * desc_size)
-        state = d["state"] & ((1 << bits) - 1)
-        if state & id_mask != number or state >> (bits - 2) not in (COMMITTED, FINALIZED):
+        d = desc.tuple(desc_data, number % count * desc_size)
+        state = d[at_state]
+        if state & id_mask != number or state >> (bits - 2) & 3 not in (COMMITTED, FINALIZED):
             continue
         at = number % count * info_size
-        i = info.unpack(info_data, at)
-        begin, next_ = d["begin"] % text_size, d["next"] % text_size
-        text = b""
-        if begin != next_:
-            if begin > next_:
+        i = info.tuple(info_data, at)
+        begin, end = d[at_begin] % text_size, d[at_next] % text_size
+        dataless, text = begin == end, b""
+        if not dataless:
+            if begin > end:
                 begin = 0
             begin += id_size
-            text = text_data[begin : begin + max(0, min(next_ - begin, i["text_len"]))]
+            text = text_data[begin : begin + max(0, min(end - begin, i[at_length]))]
         yield LogRecord(
-            text=text,
-            seq=i["seq"],
-            ts_ns=i["ts_nsec"],
-            level=info_data[at + level_at] >> 5,
-            caller_id=i["caller_id"],
-            subsystem=_string(i.get("subsystem", b"")),
-            device=_string(i.get("device", b"")),
-            dataless=d["begin"] % text_size == next_,
+            text,
+            i[at_seq],
+            i[at_time],
+            info_data[at + level_at] >> 5,
+            i[at_caller],
+            "" if at_subsystem is None else _string(i[at_subsystem]),
+            "" if at_device is None else _string(i[at_device]),
+            dataless=dataless,
         )
 
 
-def _string(data: Any) -> str:
-    return bytes(data).split(b"\0", 1)[0].decode(errors="backslashreplace")
+def _string(data: bytes) -> str:
+    return data.split(b"\0", 1)[0].decode(errors="backslashreplace") if data[0] else ""
 
 
 def _structured(prog: Program, warn: Warn) -> Iterator[LogRecord]:
