@@ -44,6 +44,16 @@ def without_names(dump: Path, out: Path) -> Path:
     return out
 
 
+def without_vmcoreinfo(dump: Path, out: Path) -> Path:
+    """As QEMU without its vmcoreinfo device: the text is in memory alone."""
+    data = bytearray(dump.read_bytes())
+    at = data.find(b"VMCOREINFO\0")
+    data[at : at + 10] = b"SOMETHING\0"
+    struct.pack_into("<QQ", data, PAGE + 32, 0, 0)
+    out.write_bytes(data)
+    return out
+
+
 def split(dump: Path, outs: list[Path]) -> list[Path]:
     """As makedumpfile --split: each file has both bitmaps and the pages of its range."""
     data = dump.read_bytes()

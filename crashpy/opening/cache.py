@@ -7,7 +7,6 @@ is told apart and a packed file that was replaced is unpacked again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 
@@ -21,6 +20,8 @@ def folder() -> Path:
 
 def source_key(path: str) -> str:
     """What tells one packed file from another, and from its next version."""
+    import hashlib
+
     status = Path(path).stat()
     words = f"{Path(path).resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
     return hashlib.sha256(words.encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ import contextlib
 import io
 import mmap
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +37,7 @@ from crashpy.vmcore.kdump import DISKDUMP, SIGNATURE
 
 
 def role(path: str) -> str:
-    """What a file looks like: "dump", "kernel", "boot image", "module" or "".
+    """What a file looks like: "dump", "kernel", "boot image", "module", "System.map" or "".
 
     A packed file is unpacked only as far as its first bytes.
     """
@@ -49,6 +50,8 @@ def role(path: str) -> str:
         return {1: "module", 2: "kernel", 3: "kernel", 4: "dump"}.get(kind, "")
     if head[0x202:0x206] == b"HdrS" or head[56:60] == b"ARM\x64" or head[4:8] == b"zimg":
         return "boot image"
+    if re.match(rb"[0-9a-f]{8}([0-9a-f]{8})? [A-Za-z] [^ \n]+\n", head):
+        return "System.map"
     return ""
 
 

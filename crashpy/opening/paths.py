@@ -21,6 +21,7 @@ class Named:
 
     dumps: list[str] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
+    maps: list[str] = field(default_factory=list)  # System.map
     folder: str = ""  # searched first for what was not named
 
 
@@ -38,6 +39,8 @@ def sort_out(paths: Sequence[str]) -> Named:
             named.dumps.append(path)
         elif kind in ("kernel", "boot image"):
             named.kernels.append(path)
+        elif kind == "System.map":
+            named.maps.append(path)
         elif kind == "module":
             raise OpeningError(
                 f"{path}: is a kernel module or object file, neither a dump nor a kernel image"
@@ -105,12 +108,11 @@ def split_set(paths: Sequence[str]) -> list[Vmcore]:
         opened.append(vmcore)
     first = opened[0]
     if len(opened) == 1 and first.split:
-        opened += _siblings(first)
+        opened = sorted([first, *_siblings(first)], key=_range)
     if len(opened) > 1:
         for other in opened:
             if not other.split or _identity(other) != _identity(first):
                 _refuse_two(first, opened[1] if other is first else other)
-        opened.sort(key=lambda vmcore: vmcore.header.start_pfn if vmcore.header else 0)
     return opened
 
 
@@ -126,6 +128,11 @@ def _identity(vmcore: Vmcore) -> tuple[object, ...]:
     header = vmcore.header
     assert header
     return header.timestamp, header.max_mapnr, header.utsname, header.vmcoreinfo
+
+
+def _range(vmcore: Vmcore) -> tuple[int, int]:
+    header = vmcore.header
+    return (header.start_pfn, header.end_pfn) if header else (0, 0)
 
 
 def _siblings(first: Vmcore) -> Iterable[Vmcore]:
@@ -148,8 +155,10 @@ def _siblings(first: Vmcore) -> Iterable[Vmcore]:
         other = recognise(path)
         if other is None:
             continue
-        same = {v.header.start_pfn for v in (first, *found) if v.header}
-        if _identity(other) == _identity(first) and header.start_pfn not in same:
+        # A copy of a part is not taken twice; parts without pages are all alike.
+        taken = {_range(v) for v in (first, *found)}
+        empty = header.start_pfn >= header.end_pfn
+        if _identity(other) == _identity(first) and (empty or _range(other) not in taken):
             found.append(other)
         else:
             other.close()
@@ -160,7 +169,7 @@ def gaps(files: Sequence[Vmcore]) -> list[str]:
     """What a split set lacks, in words."""
     missing = []
     at = 0
-    headers = [vmcore.header for vmcore in files if vmcore.header]
+    headers = [vmcore.header for vmcore in sorted(files, key=_range) if vmcore.header]
     for header in headers:
         if header.start_pfn > at:
             missing.append((at, header.start_pfn))

@@ -33,7 +33,7 @@ ARCHITECTURES = {
 
 # The least that drgn takes for a VMCOREINFO: a program with it reads physical memory.
 NO_VMCOREINFO = (
-    b"OSRELEASE=0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\n"
+    b"OSRELEASE=6.0.0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\n"
     b"SYMBOL(swapper_pg_dir)=ffffffff81000000\nSYMBOL(init_uts_ns)=ffffffff81000000\n"
     b"KERNELOFFSET=0\nNUMBER(phys_base)=0\n"
 )
@@ -98,7 +98,8 @@ def start(files: Sequence[Vmcore], options: OpenOptions) -> Program:
         assert header
         inner = _program(part, info, options)
         start_, end = header.start_pfn * header.block_size, header.end_pfn * header.block_size
-        prog.add_memory_segment(start_, end - start_, _reader(inner), physical=True)
+        if end > start_:
+            prog.add_memory_segment(start_, end - start_, _reader(inner), physical=True)
     if options.zero_excluded:
         _zero_excluded(prog, files, info, options)
     return prog

@@ -6,9 +6,6 @@ By BUILD-ID wherever the dump has one; a name alone proves nothing.
 from __future__ import annotations
 
 import os
-import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +133,9 @@ def fetch(build_id: bytes, options: OpenOptions) -> str | None:
     servers = os.environ.get("DEBUGINFOD_URLS", "").split()
     if not servers or not options.debuginfod or not options.cache:
         return None
+    import shutil
+    import urllib.request
+
     digits = build_id.hex()
     kept = cache.folder() / f"{digits}-debuginfod"
     if kept.exists():
@@ -156,6 +156,6 @@ def fetch(build_id: bytes, options: OpenOptions) -> str | None:
             ):
                 shutil.copyfileobj(answer, out, 1 << 20)
             return str(slot.keep(digits, "debuginfod"))
-        except (OSError, ValueError, urllib.error.URLError):
+        except (OSError, ValueError):  # URLError is an OSError
             slot.drop()
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from drgn import FaultError, Program
@@ -20,7 +21,10 @@ from crashpy.vmcore.recognise import Vmcore
 def open_named(paths: Sequence[str], options: OpenOptions) -> Dump:
     """crashpy.opening.open_dump()."""
     try:
-        return _open(naming.sort_out(paths), options)
+        named = naming.sort_out(paths)
+        if named.maps and not options.kallsyms:
+            options = replace(options, kallsyms=named.maps[0])
+        return _open(named, options)
     except OSError as error:
         name = error.filename or (paths[0] if paths else naming.LIVE)
         raise OpeningError(f"{name}: {error.strerror}") from error

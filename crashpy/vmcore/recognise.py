@@ -165,7 +165,7 @@ def _kdump(path: str, file: Bytes) -> Vmcore:
         machine=header.utsname[4],
         bits=header.bits,
         order=header.order,
-        vmcoreinfo_text=header.vmcoreinfo,
+        vmcoreinfo_text=header.vmcoreinfo or _vmcoreinfo_note(header.notes),
         notes=header.notes,
         header=header,
         incomplete=header.incomplete,
@@ -173,6 +173,10 @@ def _kdump(path: str, file: Bytes) -> Vmcore:
     if not header.incomplete and (needed := header.needed_size) > file.size:
         dump.damage = f"the file is cut short: {file.size} of at least {needed} bytes"
     return dump
+
+
+def _vmcoreinfo_note(notes: list[Note]) -> bytes:
+    return next((note.desc for note in notes if note.name == b"VMCOREINFO"), b"").rstrip(b"\0")
 
 
 def _elf(path: str, file: Bytes) -> Vmcore | None:
@@ -183,7 +187,7 @@ def _elf(path: str, file: Bytes) -> Vmcore | None:
     if elf.type != ET_CORE:
         return None
     loads = [s for s in elf.segments if s.type == PT_LOAD]
-    info = next((n.desc for n in elf.notes if n.name == b"VMCOREINFO"), b"")
+    info = _vmcoreinfo_note(elf.notes)
     live = path == "/proc/kcore"
     dump = Vmcore(
         path,
@@ -192,7 +196,7 @@ def _elf(path: str, file: Bytes) -> Vmcore | None:
         machine=elf.machine,
         bits=64 if elf.is64 else 32,
         order=elf.order,
-        vmcoreinfo_text=info.rstrip(b"\0"),
+        vmcoreinfo_text=info,
         notes=elf.notes,
         segments=loads,
         incomplete=bool(elf.flags & ELF_INCOMPLETE),
