@@ -12,8 +12,12 @@ from crashpy.kernel.stack.view import StackView
 class FrameSizes(StackView):
     """A stack on which frames can be measured."""
 
-    def _size(self, ip: int, sp: int, on_stack: bool) -> int:
-        """Bytes between a return address's slot and its caller's (x86_64_get_framesize())."""
+    def _size(self, ip: int, sp: int, slot: int | None = None) -> int:
+        """Bytes between a return address's slot and its caller's.
+
+        `slot` is where `sp` stands for on the task's own stack: there the frame pointer is
+        followed as well.
+        """
         if self._flat or self.guessing:
             return 0
         everything = self._all
@@ -33,7 +37,7 @@ class FrameSizes(StackView):
             return frame - sp
         if ip - site.offset in everything.initial_text:
             return 0
-        if everything.orc is not None and (size := self._by_orc(ip, sp, on_stack)) >= 0:
+        if everything.orc is not None and (size := self._by_orc(ip, sp, slot)) >= 0:
             return size
         counted = everything.counted(ip, site, interrupted)
         if counted is None:
@@ -41,7 +45,7 @@ class FrameSizes(StackView):
             return 0
         return counted
 
-    def _by_orc(self, ip: int, sp: int, on_stack: bool) -> int:
+    def _by_orc(self, ip: int, sp: int, slot: int | None) -> int:
         tables = self._all.orc
         assert tables is not None
         entry = tables.find(ip)
@@ -65,9 +69,10 @@ class FrameSizes(StackView):
             size = caller_sp - sp - 16
         if bp_reg == orc.REG_PREV_SP and caller_sp:
             saved = caller_sp + bp_offset
-            index = (saved - self.low) >> 3
-            on_stack = on_stack and self.base <= saved < self.top and 0 <= index < len(self.words)
-            self.bp = self.words[index] if on_stack else 0
+            self.bp = 0
+            if slot is not None and self.base <= saved < self.top:
+                index = (slot + saved - sp - self.low) >> 3
+                self.bp = self.words[index] if 0 <= index < len(self.words) else 0
         elif bp_reg != orc.REG_UNDEFINED:
             self.bp = 0
         return size

@@ -135,7 +135,7 @@ class Trace(Start):
             self._entry(entry, self.ip, from_exception=True)
             self._exception_frame(entry, verify=False)
             sp += PT_REGS.size
-            if self.exception_ip and (size := self._size(self.exception_ip, sp, False)) >= 0:
+            if self.exception_ip and (size := self._size(self.exception_ip, sp)) >= 0:
                 sp += size
             self.level += 1
         end = area.top - PT_REGS.size
@@ -168,7 +168,7 @@ class Trace(Start):
             return False, True
         self.level += 1
         self._resume = self.sp
-        if (size := self._size(self.ip, self.sp, False)) >= 0:
+        if (size := self._size(self.ip, self.sp)) >= 0:
             self._resume += size
         return False, False
 
@@ -289,7 +289,7 @@ class Trace(Start):
             return True, entry
         sp = self._behind(entry, values)
         self.looking_for_caller = True
-        if self.exception_ip and (size := self._size(self.exception_ip, sp, False)) >= 0:
+        if self.exception_ip and (size := self._size(self.exception_ip, sp)) >= 0:
             sp += size
         self.looking_for_caller = False
         self.level += 1
@@ -333,17 +333,20 @@ class Trace(Start):
                 and (not process or not self.checking_callers or self._calls_right(word))
             ):
                 result = self._entry(slot, word)
-                if result == SHOWN_WITH_REGISTERS:
-                    last = slot + 8
-                    size = self._behind(last, self._exception_values) - 8 - slot
-                    self.level += 1
-                    if self.exception_ip:
-                        size += max(0, self._size(self.exception_ip, sp + size, process))
-                elif result == SHOWN:
-                    self.level += 1
-                    size = max(0, self._size(self.exception_ip or word, sp, process))
-                elif result == COMPLETE:
+                ip = 0
+                if result == COMPLETE:
                     break
+                if result == SHOWN:
+                    self.level += 1
+                    ip = self.exception_ip or word
+                elif result == SHOWN_WITH_REGISTERS:
+                    self.level += 1
+                    ip = self.exception_ip
+                    last = slot + 8
+                    size = self._behind(last, self._exception_values) - last
+                if ip:
+                    own = slot + size if process else None
+                    size += max(0, self._size(ip, sp + size, own))
             sp += size + 8
             slot += (size & ~7) + 8
         return last if process else 0

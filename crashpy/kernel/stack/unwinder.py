@@ -161,7 +161,8 @@ class Unwinder:
         for name in ("schedule", "__schedule"):
             try:
                 symbol = self.prog.symbol(name)
-                code = self.prog.read(symbol.address, symbol.size)
+                # kallsyms do not tell how long a function is.
+                code = self.prog.read(symbol.address, symbol.size or 8192)
             except (LookupError, FaultError):
                 continue
             at = code.find(b"\xe8")
@@ -272,8 +273,20 @@ class Unwinder:
             return self._texts[address]
         except KeyError:
             pass
-        found = self._texts[address] = self.symbols.is_text(address)
+        found = self.symbols.is_text(address)
+        if not found and address in self.initial_text:
+            # Without an ELF file no section tells that its weak functions are code.
+            found = self._initial_start <= address < self._initial_end
+        self._texts[address] = found
         return found
+
+    @cached_property
+    def _initial_start(self) -> int:
+        return self.address_of("_sinittext") or 0
+
+    @cached_property
+    def _initial_end(self) -> int:
+        return self.address_of("_einittext") or 0
 
     def line(self, ip: int) -> str | None:
         if ip not in self._lines:
