@@ -110,6 +110,8 @@ def _pairs(dictionary: bytes) -> tuple[str, ...]:
 
 
 def _caller_width(prog: Program) -> int:
+    if not has_lockless_log(prog):
+        return CALLER_WIDTH
     try:
         highest: int = prog.variable("pid_max").value_()
     except (LookupError, FaultError):

@@ -1,7 +1,9 @@
 """log: the messages, whatever buffer they are in."""
 
 import json
+import struct
 
+import drgn
 import pytest
 
 from crashpy.commands.log import Message, lines, safe_lines
@@ -128,3 +130,87 @@ def test_a_line_with_a_name_of_rust():
     line = " ? _RNvNtCs1234_7mycrate3foo3bar+0x12/0x40"
     assert demangled_text(line) == " ? mycrate::foo::bar+0x12/0x40"
     assert demangled_text("no name _R here") == "no name _R here"
+
+
+U8, U16, U64 = (1, "u8"), (2, "u16"), (8, "u64")
+
+
+class OldKernel:
+    """The log of a kernel before Linux 5.10: what log_records() asks of a program."""
+
+    def __init__(self, buffer, **variables):
+        self.buffer = buffer
+        self.prog = prog = drgn.Program(
+            drgn.Platform(drgn.Architecture.X86_64)  # 64 bits, little-endian
+        )
+        self.u32 = prog.int_type("unsigned int", 4, False)
+        word = prog.int_type("unsigned long", 8, False)
+        members = []
+        at = 0
+        for name, (size, kind) in (
+            ("ts_nsec", U64),
+            ("len", U16),
+            ("text_len", U16),
+            ("dict_len", U16),
+            ("facility", U8),
+            ("flags_level", U8),
+        ):
+            members.append(
+                drgn.TypeMember(prog.int_type(kind, size, False), name, bit_offset=8 * at)
+            )
+            at += size
+        self.record = prog.struct_type("printk_log", at, members)
+        values = {"log_buf": 0x1000, "log_buf_len": len(buffer), **variables}
+        self.objects = {
+            name: drgn.Object(prog, word if name == "log_buf" else self.u32, value)
+            for name, value in values.items()
+        }
+        prog.register_type_finder("old", self._type, enable_index=0)
+        prog.register_object_finder("old", self._object, enable_index=0)
+        prog.add_memory_segment(0x1000, len(buffer), self._read)
+
+    def _type(self, _prog, kinds, name, _filename):
+        return self.record if name == "printk_log" and drgn.TypeKind.STRUCT in kinds else None
+
+    def _object(self, _prog, name, _flags, _filename):
+        return self.objects.get(name)
+
+    def _read(self, _address, count, offset, _physical):
+        return self.buffer[offset : offset + count]
+
+
+def record(text, time, level=6, dictionary=b""):
+    size = (16 + len(text) + len(dictionary) + 3) & ~3
+    head = struct.pack("<QHHHBB", time, size, len(text), len(dictionary), 0, level << 5)
+    return (head + text + dictionary).ljust(size, b"\0")
+
+
+def test_the_record_buffer_of_linux_3_5():
+    newest, oldest = record(b"newest", 3), record(b"oldest", 1, 4, b"A=1\0B=2")
+    middle = record(b"middle\nline", 2)
+    start = 64
+    buffer = newest.ljust(start, b"\xaa") + oldest + middle + bytes(16)
+    old = OldKernel(buffer, log_first_idx=start, log_next_idx=len(newest))
+    found = list(log_records(old.prog, pytest.fail))
+    assert [r.text for r in found] == [b"oldest", b"middle\nline", b"newest"]
+    assert [r.ts_ns for r in found] == [1, 2, 3]
+    assert [r.level for r in found] == [4, 6, 6]
+    assert found[0].dictionary == b"A=1\0B=2"
+
+
+@pytest.mark.parametrize("garbage", [bytes(64), b"\xff" * 64, b"\x10\0" * 32])
+def test_garbage_in_the_record_buffer_ends(garbage):
+    old = OldKernel(garbage, log_first_idx=16, log_next_idx=33)
+    said = []
+    assert len(list(log_records(old.prog, said.append))) <= 4
+
+
+def test_the_plain_text_before():
+    buffer = b"ewest\n" + bytes(6) + b"<4>older\n<5>mid\n<6>n"
+    assert len(buffer) == 32
+    old = OldKernel(buffer, log_end=32 + 6)
+    assert [(r.level, r.text) for r in log_records(old.prog, pytest.fail)] == [
+        (4, b"older"),
+        (5, b"mid"),
+        (6, b"newest"),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,7 +40,9 @@ def log_records(prog: Program, warn: Warn) -> Iterator[LogRecord]:
     elif has_record_log(prog):
         yield from _structured(prog, warn)
     else:
-        yield LogRecord(_plain(prog, warn))
+        for line in _plain(prog, warn).replace(b"\0", b"").removesuffix(b"\n").split(b"\n"):
+            marked = re.match(rb"<([0-7])>", line)
+            yield LogRecord(line[3:] if marked else line, level=int(marked[1]) if marked else None)
 
 
 def has_lockless_log(prog: Program) -> bool:
@@ -200,6 +203,8 @@ def _structured(prog: Program, warn: Warn) -> Iterator[LogRecord]:
             return
         seen.add(index)
         r = layout.unpack(data, index)
+        if not r["len"]:
+            return
         at = index + header
         yield LogRecord(
             text=data[at : at + r["text_len"]],
@@ -208,8 +213,6 @@ def _structured(prog: Program, warn: Warn) -> Iterator[LogRecord]:
             caller_id=r.get("caller_id"),
             dictionary=data[at + r["text_len"] : at + r["text_len"] + r["dict_len"]],
         )
-        if not r["len"]:
-            return
         index += r["len"]
         if index >= size and first > end:
             index = 0
