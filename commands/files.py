@@ -11,7 +11,7 @@ from drgn import FaultError, Program, offsetof
 
 from crashpy.command import Address, UsageError, command, flag, operands, value
 from crashpy.faults import skipping
-from crashpy.kernel.vfs import Dentry, Inode, Path, Vfs, read_or_complain, remember
+from crashpy.kernel.vfs import Dentry, Inode, Path, Vfs, read_or_complain, remember, shared
 from crashpy.numbers import htol, is_number
 from crashpy.tasks import HEXADECIMAL, Task, named
 from crashpy.text import centered, task_header
@@ -128,10 +128,7 @@ class _Reader:
 
     @classmethod
     def of(cls, prog: Program, cached: bool) -> _Reader:
-        reader = prog.cache.get((cls, cached))
-        if not isinstance(reader, cls):
-            reader = prog.cache[cls, cached] = cls(prog, cached)
-        return reader
+        return shared(prog, (cls, cached), lambda: cls(prog, cached))
 
     def read(
         self,
@@ -403,7 +400,10 @@ def files_pages(dump: Dump, *, inode: int) -> Iterator[CachedInode | CachedPage]
     if not pages:
         return
     kind = prog.type("struct page")
-    at = {name: offsetof(kind, name) for name in ("flags", "mapping", "index", "_refcount")}
+    # Since Linux kernel commit acc53a0b4c15 ("mm: rename page->index to
+    # page->__folio_index") (in v6.16)
+    index_name = "index" if kind.has_member("index") else "__folio_index"
+    at = {name: offsetof(kind, name) for name in ("flags", "mapping", index_name, "_refcount")}
     size = max(at.values()) + 8
     memory, names = mem_map(prog), flag_names(prog)
     count = 0
@@ -415,7 +415,8 @@ def files_pages(dump: Dump, *, inode: int) -> Iterator[CachedInode | CachedPage]
         with skipping(f"page {page:x}"):
             data = prog.read(page, size)
             flags, owner, index = (
-                struct.unpack_from("Q", data, at[name])[0] for name in ("flags", "mapping", "index")
+                struct.unpack_from("Q", data, at[name])[0]
+                for name in ("flags", "mapping", index_name)
             )
             yield CachedPage(
                 Address(page),

@@ -24,7 +24,7 @@ from crashpy.kernel.mm import (
     page_table,
     physical_digits,
 )
-from crashpy.kernel.vfs import Vfs, remember
+from crashpy.kernel.vfs import Vfs, remember, shared
 from crashpy.numbers import htol, is_number
 from crashpy.tasks import Task, named
 from crashpy.text import centered, task_header
@@ -77,6 +77,7 @@ class Pages:
     file: str | None = None  # of pages that are not mapped, but have a place in a file
     file_offset: Address | None = None  # of the first page
     readable: bool = True  # False where the dump lacks their page table
+    page_bytes: int = 4096
     last: bool = False
 
     def __json__(self) -> dict[str, Any]:
@@ -240,10 +241,7 @@ class _Reader:
 
     @classmethod
     def of(cls, dump: Dump) -> _Reader:
-        reader = dump.prog.cache.get(cls)
-        if not isinstance(reader, cls) or reader.dump is not dump:
-            reader = dump.prog.cache[cls] = cls(dump)
-        return reader
+        return shared(dump.prog, cls, lambda: cls(dump))
 
     def read(
         self, task: Task, want: _Want, *, header: bool = False, after_another: bool = False
@@ -347,21 +345,21 @@ class _Reader:
             yield from self._placed(run, area, file)
 
     def _placed(self, run: Run, area: Area, file: str) -> Iterator[Pages]:
-        start = Address(run.start)
+        start, page = Address(run.start), self._mm.page_size
         if run.physical is not None or not run.readable:
-            yield Pages(start, run.pages, run.physical, readable=run.readable)
+            yield Pages(start, run.pages, run.physical, readable=run.readable, page_bytes=page)
             return
         if run.swap is not None and (swap := Swap.of(self._prog)).exists:
             places = [swap.location(entry) for entry in run.swap]
             for device, same in groupby(places, lambda place: place[0]):
                 pages = [page for _, page in same]
-                yield Pages(start, len(pages), None, device, pages)
-                start = Address(start + len(pages) * 4096)
+                yield Pages(start, len(pages), None, device, pages, page_bytes=page)
+                start = Address(start + len(pages) * page)
         elif file:
-            offset = area.pgoff * self._mm.page_size + run.start - area.start
-            yield Pages(start, run.pages, None, None, None, file, Address(offset % 2**64))
+            offset = Address((area.pgoff * page + run.start - area.start) % 2**64)
+            yield Pages(start, run.pages, None, file=file, file_offset=offset, page_bytes=page)
         else:
-            yield Pages(start, run.pages, None)
+            yield Pages(start, run.pages, None, page_bytes=page)
 
     def _structure(self, name: str, address: int) -> Structure:
         kind = self._prog.type(f"struct {name}")
@@ -372,10 +370,7 @@ class _Reader:
 def _target(dump: Dump) -> Target:
     from crashpy.gdb.target import Target
 
-    target = dump.prog.cache.get(_target)
-    if not isinstance(target, Target):
-        target = dump.prog.cache[_target] = Target(dump)
-    return target
+    return shared(dump.prog, _target, lambda: Target(dump))
 
 
 class _Search:
@@ -448,10 +443,10 @@ class _Search:
             if self._names(run.swap or ""):
                 numbers.update(range(run.pages))
             numbers.update(n for n, page in enumerate(run.swap_pages) if page == self._decimal)
-        if wanted is not None and wanted % 4096 == 0:
-            numbers.add((wanted - run.start) // 4096)
+        if wanted is not None and wanted % run.page_bytes == 0:
+            numbers.add((wanted - run.start) // run.page_bytes)
             if run.file_offset is not None:
-                numbers.add((wanted - run.file_offset) // 4096)
+                numbers.add((wanted - run.file_offset) // run.page_bytes)
             if run.physical is not None and wanted in run.physical:
                 numbers.update(n for n, page in enumerate(run.physical) if page == wanted)
         for number in sorted(numbers):
@@ -462,14 +457,15 @@ class _Search:
 def _one(run: Pages, number: int) -> Pages:
     offset = run.file_offset
     return Pages(
-        Address(run.start + number * 4096),
+        Address(run.start + number * run.page_bytes),
         1,
         None if run.physical is None else (run.physical[number],),
         run.swap,
         None if run.swap_pages is None else (run.swap_pages[number],),
         run.file,
-        None if offset is None else Address(offset + number * 4096),
+        None if offset is None else Address(offset + number * run.page_bytes),
         run.readable,
+        run.page_bytes,
     )
 
 
@@ -533,15 +529,15 @@ def _blocks(lines: Iterable[str]) -> Iterator[str]:
 
 def _page_lines(run: Pages, digits: int) -> Iterable[str]:
     """A line a page: `map` makes them without going back and forth to Python."""
-    size = run.pages * 4096
-    addresses = range(run.start, run.start + size, 4096)
+    page, size = run.page_bytes, run.pages * run.page_bytes
+    addresses = range(run.start, run.start + size, page)
     if run.physical is not None:
         return map(f"%-10x  %{digits}x".__mod__, zip(addresses, run.physical))  # noqa: B905
     if run.swap is not None and run.swap_pages is not None:
         line = f"%-10x  SWAP: {_escaped(run.swap)}  OFFSET: %d"
         return map(line.__mod__, zip(addresses, run.swap_pages))  # noqa: B905
     if run.file is not None and run.file_offset is not None:
-        offsets = range(run.file_offset, run.file_offset + size, 4096)
+        offsets = range(run.file_offset, run.file_offset + size, page)
         line = f"%-10x  FILE: {_escaped(run.file)}  OFFSET: %x"
         return map(line.__mod__, zip(addresses, offsets))  # noqa: B905
     if not run.readable:

@@ -11,7 +11,7 @@ from drgn import Architecture, FaultError, Object, Program, Type, TypeKind, offs
 
 from crashpy.command import CommandError
 from crashpy.faults import skipping
-from crashpy.kernel.vfs import Vfs, remember
+from crashpy.kernel.vfs import Vfs, remember, shared
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -106,10 +106,7 @@ class Mm:
     @classmethod
     def of(cls, prog: Program) -> Mm:
         """The one of this program."""
-        mm = prog.cache.get(cls)
-        if not isinstance(mm, cls):
-            mm = prog.cache[cls] = cls(prog)
-        return mm
+        return shared(prog, cls, lambda: cls(prog))
 
     def space(self, mm: int) -> AddressSpace:
         """Raises FaultError."""
@@ -218,12 +215,8 @@ def cached_resident_pages(dump: Dump, task: Task) -> int:
     Until Linux kernel commit f1a7941243c1 ("mm: convert mm's rss stats into
     percpu_counter") (in v6.2); 0 in newer kernels.
     """
-    prog = dump.prog
-    cache = prog.cache.get(cached_resident_pages)
-    if not isinstance(cache, dict):
-        cache = prog.cache[cached_resident_pages] = _cached_by_group(dump)
-    pages: int = cache.get(task.tgid, 0)
-    return pages
+    counted = shared(dump.prog, cached_resident_pages, lambda: _cached_by_group(dump))
+    return counted.get(task.tgid, 0)
 
 
 def _cached_by_group(dump: Dump) -> dict[int, int]:
@@ -430,7 +423,7 @@ class GenericPageTable:
 
     def __init__(self, prog: Program, mm: int) -> None:
         self._mm = Object(prog, "struct mm_struct *", value=mm)
-        self._page = prog["PAGE_SIZE"].value_()
+        self._page: int = prog["PAGE_SIZE"].value_()
 
     def runs(self, start: int, end: int) -> Iterator[Run]:
         from drgn.helpers.linux.mm import follow_phys
@@ -462,10 +455,7 @@ class Swap:
     @classmethod
     def of(cls, prog: Program) -> Swap:
         """The one of this program."""
-        swap = prog.cache.get(cls)
-        if not isinstance(swap, cls):
-            swap = prog.cache[cls] = cls(prog)
-        return swap
+        return shared(prog, cls, lambda: cls(prog))
 
     def location(self, entry: int) -> tuple[str, int]:
         """File or device, and the page in it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from drgn import FaultError, Object, Program, offsetof, sizeof
+from drgn import FaultError, Object, Program, ProgramFlags, offsetof, sizeof
 
 from crashpy.command import CommandError
 
@@ -127,10 +127,7 @@ class Vfs:
     @classmethod
     def of(cls, prog: Program) -> Vfs:
         """The one of this program."""
-        vfs = prog.cache.get(cls)
-        if not isinstance(vfs, cls):
-            vfs = prog.cache[cls] = cls(prog)
-        return vfs
+        return shared(prog, cls, lambda: cls(prog))
 
     def dentry(self, address: int) -> Dentry:
         """Raises FaultError."""
@@ -352,6 +349,16 @@ def _path_offsets(prog: Program, struct_name: str, member: str) -> tuple[int, in
 
 def _u64(data: bytes, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 8], "little")
+
+
+def shared(prog: Program, key: object, make: Callable[[], V]) -> V:
+    """What is read once of a dump; of a running machine, every time."""
+    if prog.flags & ProgramFlags.IS_LIVE:
+        return make()
+    if key not in prog.cache:
+        prog.cache[key] = make()
+    found: V = prog.cache[key]
+    return found
 
 
 def remember(cache: dict[K, V], key: K, value: V, most: int = _MOST_REMEMBERED) -> None:
