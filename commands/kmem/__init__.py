@@ -13,6 +13,7 @@ from drgn.helpers.linux.cpumask import for_each_online_cpu
 from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
 from crashpy.dump import Dump
 from crashpy.kernel.percpu import cpu_count
+from crashpy.numbers import htol, is_hexadecimal
 from crashpy.settings import Settings
 
 from . import info, pages, slab, vmstat, zones
@@ -75,11 +76,13 @@ def kmem(
       -P           the address is a physical one
 
     EXAMPLES
-      kmem -i
-      kmem -s dentry
-      kmem -p 1000
-      kmem -m flags,_refcount 1000 2000
-      kmem -g 4000
+      kmem -i                what memory is used for
+      kmem -s mm_struct      how many address spaces there are, in how many slabs
+      kmem -S=0 filp         the open files in the slabs that CPU 0 works on
+      kmem -p 1000 2000      the pages of two physical addresses
+      kmem -m flags,lru 1000 members of a page structure
+      kmem -g 4001           PG_locked and PG_private
+      kmem -p --json         every page for a program
     """
     members_asked = pages.page_members(dump.prog, members) if members else ()
     objects, cpus = _slab_form(dump, caches)
@@ -174,7 +177,7 @@ def _operands(words: Sequence[str], *, named: bool) -> tuple[list[int], str | No
     name: str | None = None
     for word in words:
         if is_hexadecimal(word):
-            addresses.append(hexadecimal(word))
+            addresses.append(htol(word))
             continue
         if name is not None:
             raise CommandError("only one kmem_cache reference is allowed")
@@ -182,18 +185,6 @@ def _operands(words: Sequence[str], *, named: bool) -> tuple[list[int], str | No
             raise UsageError
         name = word
     return addresses, name
-
-
-def is_hexadecimal(word: str) -> bool:
-    return bool(set(word) - set("xX")) and not set(word) - set("0123456789abcdefABCDEFxX")
-
-
-def hexadecimal(word: str) -> int:
-    """crash's htoll(): an x counts for nothing wherever it stands."""
-    digits = word[2:] if word.lower().startswith("0x") else word
-    if len(digits) > 16:
-        raise CommandError(f'input string too large: "{digits}" ({len(digits)} vs 16)')
-    return int(digits.replace("x", "").replace("X", "") or "0", 16)
 
 
 def _lookups(

@@ -24,6 +24,7 @@ from crashpy.kernel.pages import (
     mem_map,
 )
 
+CACHED = 4096  # texts kept, at most
 # struct's letters for words.
 WORDS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -33,15 +34,18 @@ class PageInfo(NamedTuple):
 
     page: int  # struct page *
     physical: int
-    mapping: int  # struct address_space *, with flags in its low bits
-    offset: int  # page.index: where in the mapping, in pages
+    mapping: int | None  # struct address_space *, flags in its low bits; None: no such member
+    offset: int | None  # page.index: where in the mapping, in pages
     references: int  # page._refcount
     flags: int
     names: tuple[str, ...]  # of the flags
 
     def __json__(self) -> dict[str, Any]:
-        addresses = {name: Address(getattr(self, name)) for name in ("page", "physical", "mapping")}
-        return {**self._asdict(), **addresses, "flags": Address(self.flags)}
+        named = self._asdict()
+        for name in ("page", "physical", "mapping", "flags"):
+            if named[name] is not None:
+                named[name] = Address(named[name])
+        return named
 
 
 class PageMembers(NamedTuple):
@@ -162,13 +166,15 @@ def pieces(
 
 
 class FlagNames(dict[int, tuple[str, ...]]):
-    """Flags word -> the names of its bits; few words are in use, each worked out once."""
+    """Flags word -> the names of its bits; mostly few words are in use."""
 
     def __init__(self, prog: Program) -> None:
         super().__init__()
         self._names = flag_names(prog)
 
     def __missing__(self, flags: int) -> tuple[str, ...]:
+        if len(self) > CACHED:  # words may hold the last CPU and task, too
+            self.clear()
         found = self[flags] = tuple(name for mask, name in self._names if flags & mask)
         return found
 
@@ -187,6 +193,8 @@ def page_infos(
     # page->__folio_index") (6.16).
     index = "index" if kind.has_member("index") else "__folio_index"
 
+    has_mapping = kind.has_member("mapping") and kind.has_member(index)
+
     def values(data: bytes, code: str, member: str) -> list[int]:
         return column(prog, data, code, kind.member(member).offset, entry)
 
@@ -198,8 +206,8 @@ def page_infos(
             zip(
                 page,
                 physical_address,
-                values(data, word, "mapping"),
-                values(data, word, index),
+                values(data, word, "mapping") if has_mapping else [None] * len(page),
+                values(data, word, index) if has_mapping else [None] * len(page),
                 values(data, "i", count),
                 flags,
                 map(names.__getitem__, flags),
@@ -227,14 +235,18 @@ def page_lines(infos: Iterable[PageInfo]) -> Iterator[str]:
     """crash's columns (dump_mem_map_SPARSEMEM())."""
     yield "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS"
     # Most pages are free, reserved or anonymous to us: few ends of lines, worked out once.
-    ends: dict[tuple[int, int, int, int], str] = {}
+    ends: dict[tuple[int | None, int | None, int, int], str] = {}
     for page, physical, mapping, offset, references, flags, names in infos:
         end = ends.get(key := (mapping, offset, references, flags))
         if end is None:
-            if len(ends) > 4096:
+            if len(ends) > CACHED:
                 ends.clear()
             text = f"{flags:x} {','.join(names)}".rstrip()
-            end = ends[key] = f"{mapping:16x} {offset:8x} {references:2d} {text}"
+            if mapping is None or offset is None:
+                start = "     -------       ----- "
+            else:
+                start = f"{mapping:16x} {offset:8x}"
+            end = ends[key] = f"{start} {references:2d} {text}"
         yield "%x %8x %s" % (page, physical, end)  # noqa: UP031  twice as fast as an f-string
 
 

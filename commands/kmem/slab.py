@@ -140,7 +140,7 @@ def row(allocator: Slub, cache: kernel.Cache, ignore: Container[str] = ()) -> Sl
         allocated=counts.allocated if counts else None,
         total=counts.total if counts else None,
         slabs=counts.slabs if counts else None,
-        slab_kib=(allocator.pages.page_size << cache.order) // 1024,
+        slab_kib=(allocator.pages.page_size << (cache.order & 31)) // 1024,
         name=cache.name,
         ignored=ignored,
     )
@@ -259,7 +259,8 @@ def detailed(
     pad = cache.red_left_pad if cache.flags & allocator.layout.red_zone else 0
     objects: list[SlabObject] = []
     broken: kernel.FreeList | None = None
-    for address in range(slab.memory, slab.memory + slab.objects * cache.size, cache.size):
+    end = slab.memory + slab.objects * cache.size
+    for address in range(slab.memory, end, cache.size or 1):
         free, broken = _is_free(chains, address + pad)
         if broken is not None:
             break
