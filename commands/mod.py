@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,8 @@ class Listed:
     file: str | None  # whose symbols are loaded
     kallsyms: bool  # the kernel kept its symbols
     by_kind: bool  # its memory is in pieces by kind: `base` is the code's (Linux 6.4)
-    first: bool = True  # opens a table
-    widths: tuple[int, int] = (0, 0)  # of name and size among all modules
+    first: bool = field(default=True, repr=False)  # opens a table
+    widths: tuple[int, int] = field(default=(0, 0), repr=False)  # of the longest name and size
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,7 @@ class Tainting:
 
     name: str
     taints: str  # the kernel's letters; hexadecimal where it has none
-    width: int = 0  # of the longest name
-    is_license: bool = False  # of old kernels: license_gplok
+    width: int = field(default=0, repr=False)  # of the longest name
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,10 +123,11 @@ class Lines:
         In a module's file, addresses in so many bytes from there are filled in.
         """
         if name not in self._data:
-            data, start, length = self._elf.section(name)
-            if self._loaded is not None:
-                data, start = bytearray(data[start : start + length]), 0
-            self._data[name] = data, start
+            content, begin, length = self._elf.section(name)
+            if self._loaded is None:
+                self._data[name] = content, begin
+            else:
+                self._data[name] = bytearray(content[begin : begin + length]), 0
         data, start = self._data[name]
         if isinstance(data, bytearray):
             self._relocate(name, data, offset, offset + size)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, Program, offsetof
 
 from crashpy.elf import STT_FILE, ElfSymbols
 from crashpy.symbols import CLONES, Symbol, stripped
@@ -17,6 +18,7 @@ from crashpy.symbols import CLONES, Symbol, stripped
 KINDS = ("TEXT", "DATA", "RODATA", "RO_AFTER_INIT", "INIT_TEXT", "INIT_DATA", "INIT_RODATA")
 TEXT, INIT_TEXT = 0, 4
 PER_CPU_SECTIONS = (".data..percpu", ".data.percpu")
+MOST_MEMORY = 1 << 28  # bytes of one region of a module
 MOST = 1 << 20  # symbols of one module, against garbage in its struct
 
 
@@ -129,10 +131,11 @@ class Module:
     def _memory(self, region: Region) -> bytes:
         """A whole region, kept; empty when it cannot be read."""
         if region.kind not in self._read:
-            try:
+            self._read[region.kind] = b""
+            if region.size > MOST_MEMORY:  # garbage
+                return b""
+            with suppress(FaultError, ValueError):
                 self._read[region.kind] = self.prog.read(region.base, region.size)
-            except (FaultError, ValueError, MemoryError):
-                self._read[region.kind] = b""
         return self._read[region.kind]
 
     def _bytes(self, address: int) -> bytes:
@@ -383,8 +386,8 @@ def modules_of(prog: Program) -> list[Module]:
     except (LookupError, FaultError):
         return []
     found: list[Module] = []
-    offset = _offset(kind, "list")
-    seen = set()
+    offset = offsetof(kind, "list")
+    seen: set[int] = set()
     try:
         at = prog.read_u64(head)
         while at != head and at not in seen and len(seen) < 4096:
@@ -392,15 +395,9 @@ def modules_of(prog: Program) -> list[Module]:
             module = Object(prog, kind, address=at - offset).read_()
             found.append(_module(prog, at - offset, module))
             at = module.list.next.value_()
-    except (FaultError, ValueError):
+    except (FaultError, ValueError, AttributeError):
         pass
     return sorted(found, key=lambda m: m.base)
-
-
-def _offset(kind: object, member: str) -> int:
-    from drgn import offsetof
-
-    return offsetof(kind, member)  # type: ignore[arg-type]
 
 
 def _module(prog: Program, address: int, module: Object) -> Module:
@@ -411,11 +408,16 @@ def _module(prog: Program, address: int, module: Object) -> Module:
         by_kind = True
     except AttributeError:
         by_kind = False
-        core, init = module.core_layout, module.init_layout
         pieces = [(0, 0)] * (INIT_TEXT + 1)
-        pieces[TEXT] = core.base.value_(), core.size.value_()
-        pieces[INIT_TEXT] = init.base.value_(), init.size.value_()
-        text_size = core.text_size.value_()
+        try:
+            core, init = module.core_layout, module.init_layout
+            pieces[TEXT] = core.base.value_(), core.size.value_()
+            pieces[INIT_TEXT] = init.base.value_(), init.size.value_()
+            text_size = core.text_size.value_()
+        except AttributeError:  # up to Linux 4.4
+            pieces[TEXT] = module.module_core.value_(), module.core_size.value_()
+            pieces[INIT_TEXT] = module.module_init.value_(), module.init_size.value_()
+            text_size = module.core_text_size.value_()
     regions = tuple(
         Region(kind, base, size) for kind, (base, size) in enumerate(pieces[: len(KINDS)]) if size
     )

@@ -352,25 +352,29 @@ class SymbolTable:
         self._prog: Program = dump.prog
         self._module_lines: dict[str, Lines] = {}
 
+    def _kernel_files(self) -> Iterator[tuple[ElfSymbols, int]]:
+        """vmlinux and its debug file, and how far each was moved."""
+        try:
+            main = self._prog.main_module()
+        except LookupError:
+            return
+        loaded, debug = main.loaded_file_bias, main.debug_file_bias
+        either = (debug if loaded is None else loaded) or 0
+        seen = set()
+        for path, bias in (
+            (self._dump.kernel_file, either),
+            (main.loaded_file_path, loaded),
+            (main.debug_file_path, debug),
+        ):
+            if path and path not in seen:
+                seen.add(path)
+                with suppress(OSError, ValueError):
+                    yield ElfSymbols.open(path), either if bias is None else bias
+
     @cached_property
     def kernel(self) -> KernelSymbols:
-        main = None
-        with suppress(LookupError):
-            main = self._prog.main_module()
-        files: list[tuple[str | None, int | None]] = []
-        if main is not None:
-            bias = main.debug_file_bias if main.loaded_file_bias is None else main.loaded_file_bias
-            files = [
-                (getattr(self._dump, "kernel_file", None), bias),
-                (main.loaded_file_path, main.loaded_file_bias),
-                (main.debug_file_path, main.debug_file_bias),
-            ]
-        for path, bias in files:
-            if path and Path(path).exists():
-                try:
-                    return KernelSymbols(ElfSymbols.open(path), bias or 0)
-                except (OSError, ValueError):
-                    continue
+        for elf, bias in self._kernel_files():
+            return KernelSymbols(elf, bias)
         return KernelSymbols(_from_kallsyms(self._prog), 0)
 
     @cached_property
@@ -684,7 +688,10 @@ class SymbolTable:
     def _lines(self) -> Lines:
         from crashpy.lines import Lines
 
-        return Lines(self.kernel.elf, self.kernel.bias)
+        for elf, bias in self._kernel_files():
+            if elf.section(".debug_line")[2]:
+                return Lines(elf, bias)
+        return Lines(self.kernel.elf)
 
 
 def _plain(module: Module, *, init: bool = False) -> Iterator[Symbol]:
