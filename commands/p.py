@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from drgn import Object
 
 from crashpy.command import Address, CommandError, Option, UsageError, command, flag, getopt
-from crashpy.gdb.expressions import GdbError, Value, evaluate
+from crashpy.gdb.expressions import GdbError, Value, evaluate, lookup
 from crashpy.gdb.memory import KERNEL, USER, Memory, UnreadableError
 from crashpy.gdb.percpu import chosen_cpus, is_per_cpu
 from crashpy.gdb.target import Target
@@ -144,7 +144,7 @@ def _result(
             value, warnings = target, []
         if isinstance(value, Object):
             value = _fetched(gdb, value, memory)
-        show_object(gdb, value, Style(format=format), memory)
+        show_object(gdb, value, Style(format=format, kind=kind), memory)
     except UnreadableError as error:
         # crash keeps what gdb printed for a variable back, its complaints included.
         if leader is None and str(error):
@@ -186,10 +186,7 @@ def _per_cpu(
     dump: Dump, symbol: Symbol, cpuspec: str | None, kind: str
 ) -> Iterator[Result | PerCpu]:
     cpus = None if cpuspec is None else chosen_cpus(dump, cpuspec)
-    try:
-        variable = dump.prog[symbol.name]
-    except (KeyError, LookupError):
-        variable = None
+    variable = lookup(dump.gdb, symbol.name)
     places = [Address((symbol.address + o) & (1 << 64) - 1) for o in per_cpu_offsets(dump.prog)]
     if cpus is None:
         text = f"[undetermined type] {symbol.name}"
@@ -226,7 +223,7 @@ def lines(
                 yield f"  [{cpu}]: {address:x}"
             continue
         yield from (f"warning: {warning}" for warning in result.warnings)
-        style = Style.of(settings, radix, result.format)
+        style = Style.of(settings, radix, result.format, result.memory.kind)
         text = show_object(result.target, result.value, style, result.memory)
         first, *rest = f"${result.number} = {text}".split("\n")
         if result.leader is not None:

@@ -609,7 +609,8 @@ def member_lines(record: Contents, path: str, style: Style) -> Iterator[str]:
     if found is None:
         found = _element_lines(record, path, style)
     if found is None:
-        raise CommandError(f"invalid data structure member reference: {path}")
+        record.target.dump.report(f"invalid data structure member reference: {path}")
+        return
     yield from found
 
 

@@ -7,10 +7,11 @@ assignment is an error.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from drgn import FaultError, Object, Qualifiers, Type, TypeKind, cast, sizeof
 
@@ -30,9 +31,13 @@ class Bare:
     name: str
     address: int
     is_text: bool
+    is_pointer: bool = False  # what & makes of it
+
+    def __str__(self) -> str:
+        return f"<{'text' if self.is_text else 'data'} variable, no debug info>"
 
 
-Value = Object | Bare | None  # None is void
+Value: TypeAlias = Object | Bare | None  # None is void
 
 TOKEN = re.compile(
     r"""\s*(?:
@@ -81,6 +86,34 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 # Defined without a length in one file, and weakly with one in another: gdb takes the first
 # file's, drgn either.
 DEFINED_TWICE = {"linux_banner": "init/version.c"}
+
+
+# Defined by the linker or in assembly, so debug information only declares them; drgn does
+# not look at declarations (asm-generic/sections.h, arch/x86/kernel/head_64.S).
+DECLARED = {
+    **dict.fromkeys(
+        (
+            *("_text", "_stext", "_etext", "_data", "_sdata", "_edata", "_end"),
+            *("__bss_start", "__bss_stop", "__init_begin", "__init_end"),
+            *("_sinittext", "_einittext", "__start_rodata", "__end_rodata"),
+            *("__start_ro_after_init", "__end_ro_after_init"),
+            *("__per_cpu_load", "__per_cpu_start", "__per_cpu_end"),
+            *("__entry_text_start", "__entry_text_end"),
+            *("__irqentry_text_start", "__irqentry_text_end"),
+            *("__softirqentry_text_start", "__softirqentry_text_end"),
+            *("__noinstr_text_start", "__noinstr_text_end"),
+            *("__kprobes_text_start", "__kprobes_text_end"),
+        ),
+        "char []",
+    ),
+    **dict.fromkeys(("phys_base", "initial_code", "initial_gs", "initial_stack"), "unsigned long"),
+    "early_top_pgt": "pgd_t [512]",
+    "init_top_pgt": "pgd_t []",
+    "level4_kernel_pgt": "p4d_t [512]",
+    "level3_kernel_pgt": "pud_t [512]",
+    "level2_kernel_pgt": "pmd_t [512]",
+    "level2_fixmap_pgt": "pmd_t [512]",
+}
 
 
 @dataclass(frozen=True)
@@ -208,6 +241,10 @@ class Parser:
         return value
 
     def unary(self) -> Value:
+        if self.take("{"):  # {TYPE} ADDRESS: what lies there
+            type_ = self.type_name()
+            self.expect("}")
+            return Object(self.prog, type_, address=self.number_of(self.unary()))
         operator = self.take("-", "+", "!", "~", "*", "&")
         if operator:
             return self.prefix(operator, self.unary())
@@ -264,7 +301,7 @@ class Parser:
         if token.kind == "number":
             return self.number(token.text)
         if token.kind == "char":
-            return Object(self.prog, "char", _signed(_characters(token.text[1:-1])[0]))
+            return Object(self.prog, "signed char", _signed(_characters(token.text[1:-1])[0]))
         if token.kind == "string":
             return self.string(token)
         if token.kind == "history":
@@ -307,6 +344,9 @@ class Parser:
             return found
         if symbol is None:
             raise GdbError(f'No symbol "{name}" in current context.')
+        declared = self.target.type(DECLARED[name]) if name in DECLARED else None
+        if declared is not None:
+            return Object(self.prog, declared, address=symbol[0])
         return Bare(name, symbol[0], symbol[1])
 
     def history(self, text: str) -> Value:
@@ -493,7 +533,7 @@ class Parser:
     def scalar(self, value: Value) -> Object:
         """An operand: arrays and functions become pointers, references are read."""
         if isinstance(value, Bare):
-            if value.is_text:
+            if value.is_text or value.is_pointer:
                 return Object(self.prog, "unsigned long", value.address)
             raise GdbError(f"'{value.name}' has unknown type; cast it to its declared type")
         if value is None:
@@ -542,7 +582,7 @@ class Parser:
 
     def address_of(self, value: Value) -> Value:
         if isinstance(value, Bare):
-            return Object(self.prog, "void *", value.address)
+            return replace(value, is_pointer=True)
         if value is None or value.address_ is None:
             raise GdbError("Attempt to take address of value not located in memory.")
         if value.bit_field_size_ is not None:
@@ -551,8 +591,8 @@ class Parser:
 
     def target_of(self, value: Value) -> Value:
         if isinstance(value, Bare):
-            if value.is_text:
-                return value
+            if value.is_text or value.is_pointer:
+                return replace(value, is_pointer=False)
             raise GdbError(f"'{value.name}' has unknown type; cast it to its declared type")
         if value is None:
             raise GdbError("Attempt to take contents of a non-pointer value.")
@@ -610,7 +650,7 @@ class Parser:
     def cast(self, type_: Type, value: Value) -> Value:
         plain = resolved(type_)
         if isinstance(value, Bare):
-            if value.is_text:
+            if value.is_text or value.is_pointer:
                 return self.converted(type_, Object(self.prog, "unsigned long", value.address))
             # gdb takes the word of whoever casts it: this is what the variable is.
             return Object(self.prog, type_, address=value.address)
@@ -644,9 +684,10 @@ class Parser:
             return self.pointer_arithmetic(operator, a, b, pointers)
         if operator in ("/", "%"):
             if not b.value_():
-                if resolved(a.type_).kind == resolved(b.type_).kind != TypeKind.FLOAT:
+                kinds = {resolved(a.type_).kind, resolved(b.type_).kind}
+                if TypeKind.FLOAT not in kinds or operator == "%":
                     raise GdbError("Division by zero")
-                raise GdbError("Division by zero")
+                return Object(self.prog, "double", _infinite(float(a.value_())))
             return a / b if operator == "/" else a % b
         if operator in ("<<", ">>"):
             return self.shifted(operator, a, b)
@@ -707,6 +748,11 @@ def _python(value: Object) -> Any:
     return value.value_()
 
 
+def _infinite(value: float) -> float:
+    """What a number divided by 0.0 is."""
+    return math.nan if not value else math.copysign(math.inf, value)
+
+
 def _signed(value: int, bits: int = 8) -> int:
     value &= (1 << bits) - 1
     return value - (1 << bits) if value >> (bits - 1) else value
@@ -743,3 +789,12 @@ def evaluate(target: Target, text: str, kind: str = KERNEL) -> tuple[Value, list
     except RecursionError:
         raise GdbError("expression too deep") from None
     return value, parser.warnings
+
+
+def lookup(target: Target, name: str) -> Object | None:
+    """A variable, function or enumerator with its type; None where there is none."""
+    try:
+        found = Parser(target, name).lookup(name)
+    except GdbError:
+        return None
+    return found if isinstance(found, Object) else None

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crashpy.dump import Dump
 
 KERNEL, USER, FILE = "kernel", "user", "file"  # what an address counts in
+CALLER = "gdb_readmem_callback"  # who reads, in crash's messages
 WORD = (1 << 64) - 1
 KERNEL_MAP = 0xFFFFFFFF80000000  # START_KERNEL_map of x86-64
 PAGE = 4096
@@ -41,13 +42,12 @@ class Memory:
     dump: Dump
     kind: str = KERNEL
 
-    def read(self, address: int, size: int, caller: str = "gdb_readmem_callback") -> bytes:
+    def read(self, address: int, size: int, caller: str = CALLER) -> bytes:
         try:
             if self.kind == KERNEL:
                 if size and not is_kernel(self.dump, address):
                     # gdb asks crash, and crash tells it no without a word.
-                    silent = caller == "gdb_readmem_callback"
-                    text = "" if silent else self._complaint("invalid", address, caller)
+                    text = "" if caller == CALLER else self._complaint("invalid", address, caller)
                     raise UnreadableError(text)
                 return self.dump.prog.read(address, size)
             if self.kind == USER:
@@ -78,9 +78,11 @@ class Memory:
         if self.kind == FILE:
             return f'seek error: dumpfile address: {address:x}  type: "{caller}"'
         at = self._first_unreadable(address, size)
+        if caller == CALLER and size == 4:
+            caller = "gdb_readmem callback"  # so crash spells it for four bytes
         if "xcluded" in str(error):
-            return self._complaint("page excluded:", at, caller)
-        if self.kind == USER or not self._is_linear(at):
+            return ""  # crash has no word for a page that was left out on purpose
+        if self.kind == USER or not (self._is_linear(at) or self._is_mapped(at)):
             return self._complaint("invalid", at, caller)
         # crash's readers differ: what a kdump file lacks is past its last page frame.
         form = self.dump.files[0].form if self.dump.files else ""
@@ -106,7 +108,7 @@ class Memory:
     def _is_linear(self, address: int) -> bool:
         """Whether crash finds the page by arithmetic: it looks for it in the dump at once."""
         if address >= KERNEL_MAP:
-            return not MODULES[0] <= address < MODULES[1]
+            return not MODULES[0] <= address <= MODULES[1]
         prog = self.dump.prog
         for name, size in (("vmalloc_base", VMALLOC), ("vmemmap_base", VMEMMAP)):
             try:
@@ -115,6 +117,16 @@ class Memory:
                 return False
             if start <= address < start + size[self._five_levels()]:
                 return False
+        return True
+
+    def _is_mapped(self, address: int) -> bool:
+        """Whether the kernel's page tables lead to a page, be it in the dump or not."""
+        from drgn.helpers.linux.mm import follow_phys
+
+        try:
+            follow_phys(self.dump.prog["init_mm"].address_of_(), address)
+        except (FaultError, LookupError, ValueError, NotImplementedError):
+            return False
         return True
 
     def _five_levels(self) -> bool:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from drgn import FaultError, Symbol, SymbolKind, Type, TypeKind
 
+from crashpy.gdb.memory import KERNEL, Memory, UnreadableError
+
 if TYPE_CHECKING:
     from crashpy.dump import Dump
     from crashpy.gdb.expressions import Value
@@ -184,15 +186,15 @@ class Target:
             return symbol.address, symbol.kind == SymbolKind.FUNC or self._is_text(symbol.address)
         return None
 
-    def string(self, address: int, most: int) -> tuple[bytes, bool]:
+    def string(self, address: int, most: int, kind: str = KERNEL) -> tuple[bytes, bool]:
         """At most so many bytes of a string, its NUL included; False where reading stopped."""
-        read = self.prog.read
+        read = self.prog.read if kind == KERNEL else Memory(self.dump, kind).read
         found = b""
         while len(found) < most:
             size = min(CHUNK - address % CHUNK, most - len(found))
             try:
                 piece = read(address, size)
-            except (FaultError, OverflowError, ValueError):
+            except (FaultError, OverflowError, ValueError, UnreadableError):
                 return found, False
             end = piece.find(b"\0")
             if end >= 0:

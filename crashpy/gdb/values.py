@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from drgn import FaultError, Object, PlatformFlags, Type, TypeKind, sizeof
 
 from crashpy.command import Address
-from crashpy.gdb.memory import Memory, UnreadableError
+from crashpy.gdb.memory import KERNEL, Memory, UnreadableError
 from crashpy.gdb.target import Target, resolved
 from crashpy.gdb.types import COMPOUND, name_of
 
@@ -38,10 +38,14 @@ class Style:
     arrays: bool = False  # print_array: one element a line
     null_stop: bool = False  # a string ends at its first NUL
     format: str = ""  # the letter of `p/x`
+    kind: str = KERNEL  # whose memory pointers to characters are followed in
 
     @classmethod
-    def of(cls, settings: Settings, radix: int | None = None, format: str = "") -> Style:
+    def of(
+        cls, settings: Settings, radix: int | None = None, format: str = "", kind: str = KERNEL
+    ) -> Style:
         return cls(
+            kind=kind,
             radix=radix or settings.radix,
             most=settings.print_max or 1 << 31,
             arrays=getattr(settings, "print_array", False),
@@ -71,15 +75,33 @@ def quoted(data: bytes, most: int, *, ellipsis: bool = False) -> str:
     """Bytes as gdb shows a string (generic_printstr()): the last NUL is not shown."""
     if not ellipsis and data.endswith(b"\0"):
         data = data[:-1]
-    cut = len(data) > most
-    if cut:
-        data = data[:most]
+    if len(data) > most:
+        data, ellipsis = data[:most], True
     if not data:
         return '""'
+    rest = "..." if ellipsis else ""
     text = data.decode("latin-1")
     if not (text.isascii() and text.isprintable()) or '"' in text or "\\" in text:
-        text = _escaped_text(data)
-    return f'"{text}"' + ("..." if ellipsis or cut else "")
+        whole, broken = _whole_characters(data)
+        text = _escaped_text(whole)
+        if broken:
+            shown = f"<incomplete sequence {''.join([IN_STRING[byte] for byte in broken])}>"
+            return (f'"{text}", ' if whole else "") + shown + rest
+    return f'"{text}"{rest}'
+
+
+def _whole_characters(data: bytes) -> tuple[bytes, bytes]:
+    """Split off the beginning of a UTF-8 character that the end of the string cuts."""
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte >= 0xC0:
+            length = 2 if 0xC2 <= byte < 0xE0 else 3 if byte < 0xF0 else 4 if byte < 0xF5 else 0
+            if byte >= 0xC2 and length > back:
+                return data[:-back], data[-back:]
+            break
+        if byte < 0x80:
+            break
+    return data, b""
 
 
 def _escaped_text(data: bytes) -> str:
@@ -95,7 +117,7 @@ def _escaped_text(data: bytes) -> str:
         elif char.isprintable():
             words.append(char)
         else:
-            words.append("".join(IN_STRING[byte] for byte in char.encode()))
+            words.append("".join([IN_STRING[byte] for byte in char.encode()]))
     return "".join(words)
 
 
@@ -223,7 +245,7 @@ class _Compiler:
         if size is None:
             self.text.append("<incomplete type>")
             return
-        convert, signed = numeral(type_, self.style)
+        convert, signed = numeral(self.target, type_, self.style)
         if type_.kind == TypeKind.FLOAT or (size, signed) not in INTEGERS:
             self.scalar(offset, size, f"{size}s", "%s", _from_bytes(type_, self.little, convert))
         elif convert is _decimal:
@@ -242,7 +264,7 @@ class _Compiler:
         else:
             shift = 8 * size - (bit_offset - 8 * first) - bits
         mask = (1 << bits) - 1
-        convert, signed = numeral(plain, self.style, bits)
+        convert, signed = numeral(self.target, plain, self.style, bits)
         order = "little" if self.little else "big"
         top = 1 << (bits - 1)
 
@@ -277,10 +299,10 @@ class _Compiler:
 
     def pointer(self, type_: Type) -> Convert:
         target, style = self.target, self.style
-        if style.format:
-            convert, _ = numeral(type_, style)
-            return convert
         symbolic = target.symbolic
+        if style.format and style.format != "a":
+            convert, _ = numeral(target, type_, style)
+            return convert
         if is_char(type_.type):
 
             def string(value: int) -> str:
@@ -310,6 +332,9 @@ class _Compiler:
         length = type_.length or 0
         if not length or not size:
             # gdb takes an array without a length for a pointer to its first element.
+            if style.format:
+                symbolic = target.symbolic
+                return lambda _, offset, base: f"{base + offset:#x}{symbolic(base + offset)}"
             show = self.pointer(target.prog.pointer_type(type_.type))
             return lambda _, offset, base: str(show(base + offset))
         if is_char(element) and not (style.format and style.format != "s"):
@@ -338,7 +363,7 @@ class _Compiler:
             convert: Convert = self.pointer(element)
             signed = False
         else:
-            convert, signed = numeral(element, style)
+            convert, signed = numeral(target, element, style)
         if element.kind == TypeKind.FLOAT or (size, signed) not in INTEGERS:
             one = _from_bytes(element, self.little, convert)
 
@@ -380,7 +405,7 @@ def _stopped(data: bytes, most: int) -> str:
 
 def _from_bytes(type_: Type, little: bool, convert: Convert) -> Convert:
     order = "little" if little else "big"
-    if type_.kind == TypeKind.FLOAT:
+    if type_.kind == TypeKind.FLOAT and convert is _decimal:
         code = {2: "e", 4: "f", 8: "d"}.get(type_.size)
         if code is None:
             return lambda data: f"0x{int.from_bytes(data, order):x}"  # type: ignore[arg-type]
@@ -399,7 +424,9 @@ def floating(value: float, digits: int = 17) -> str:
     return f"{value:.{digits}g}"
 
 
-def numeral(type_: Type, style: Style, bits: int | None = None) -> tuple[Convert, bool]:
+def numeral(
+    target: Target, type_: Type, style: Style, bits: int | None = None
+) -> tuple[Convert, bool]:
     """How a number of a type looks, and whether to read it with its sign."""
     kind = type_.kind
     if kind == TypeKind.ENUM:
@@ -408,6 +435,10 @@ def numeral(type_: Type, style: Style, bits: int | None = None) -> tuple[Convert
     else:
         signed = kind == TypeKind.INT and type_.is_signed
     width = bits if bits is not None else 8 * sizeof(type_)
+    if style.format == "a" and kind != TypeKind.POINTER:
+        symbolic = target.symbolic
+        mask = (1 << width) - 1
+        return (lambda value: f"{value & mask:#x}{symbolic(value & mask)}"), False
     if style.format:
         return formatted(style.format, width, type_), signed and style.format in "dcs"
     if kind == TypeKind.ENUM:
@@ -430,6 +461,13 @@ def numeral(type_: Type, style: Style, bits: int | None = None) -> tuple[Convert
 def formatted(letter: str, width: int, type_: Type) -> Convert:
     """What `p/LETTER` makes of a number of so many bits."""
     mask = (1 << width) - 1
+    if letter == "f" and type_.kind == TypeKind.INT and width in (32, 64):
+        code = "f" if width == 32 else "d"
+        unpack = struct.Struct("<" + code).unpack
+        digits = 9 if width == 32 else 17
+        return lambda value: floating(
+            unpack((value & mask).to_bytes(width // 8, "little"))[0], digits
+        )
     if letter == "x":
         return lambda value: f"{value & mask:#x}"
     if letter == "o":
@@ -490,7 +528,7 @@ def enumerator(type_: Type) -> Convert:
 
 def char_pointer(target: Target, address: int, style: Style) -> str:
     """What stands behind a pointer to characters (val_print_string())."""
-    data, whole = target.string(address, min(style.most, 1 << 16))
+    data, whole = target.string(address, min(style.most, 1 << 16), style.kind)
     if not whole:
         error = f"<error: Cannot access memory at address {address + len(data):#x}>"
         return quoted(data, style.most, ellipsis=True) + error if data else error
@@ -531,17 +569,19 @@ def show_object(target: Target, value: Value, style: Style, memory: Memory | Non
     if value is None:
         return "void"
     if not isinstance(value, Object):
+        symbol = f"{value.address:#x}{target.symbolic(value.address)}"
+        if value.is_pointer:
+            return f"({value} *) {symbol}"
         if not value.is_text:
             raise UnreadableError("")
-        symbol = target.symbolic(value.address)
-        return f"{{<text variable, no debug info>}} {value.address:#x}{symbol}"
+        return f"{{{value}}} {symbol}"
     type_ = value.type_
     plain = resolved(type_)
     if plain.kind == TypeKind.VOID:
         return "void"
     text, base = "", 0
     if value.bit_field_size_ is not None:
-        convert, _ = numeral(plain, style, value.bit_field_size_)
+        convert, _ = numeral(target, plain, style, value.bit_field_size_)
         try:
             return str(convert(int(value.value_())))
         except FaultError as fault:
