@@ -93,6 +93,7 @@ class NoArea:
     """`-P` names no area of this task."""
 
     vma: Address
+    found: bool = False
 
 
 @dataclass(frozen=True)

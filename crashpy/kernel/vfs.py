@@ -176,7 +176,11 @@ class Vfs:
         return pages
 
     def pages(self, mapping: int) -> Iterator[tuple[int, int]]:
-        """Index and ``struct page *`` of each page in a page cache. Raises FaultError."""
+        """Index and ``struct page *`` of each page in a page cache. Raises FaultError.
+
+        Every page of a folio of several: crash's do_xarray_iter() takes the sibling
+        entries after it for pages, and gives up.
+        """
         from drgn.helpers.linux.fs import address_space_for_each_page
 
         prog = self._prog
