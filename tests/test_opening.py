@@ -337,7 +337,7 @@ BAD: dict[str, tuple[list[Callable[[Path], Path]], str]] = {
     ),
     "a kernel for another machine": (
         [_wrong_machine, _dump],
-        "{0} is a kernel for aarch64, {1} a dump of a x86_64 machine running 6.12.117-sample",
+        "{0} is a kernel for aarch64, {1} a dump for x86_64 of 6.12.117-sample: name the vmlinux",
     ),
     "no dump": ([_vmlinux], "{0}: is a kernel, and no dump is named"),
     "two dumps": (
@@ -397,6 +397,12 @@ def test_bad_input_is_one_sentence(name: str, made: Path) -> None:
     sentence = str(caught.value)
     assert wanted.format(*paths) in sentence
     assert "\n" not in sentence
+
+
+def test_a_pipe_is_not_waited_for(made: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OpeningError, match="is a pipe"):
+        crashpy.open(made / "vmlinux", tmp_path / "pipe")
 
 
 def test_an_unreadable_file(made: Path, tmp_path: Path) -> None:

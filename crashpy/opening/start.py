@@ -163,8 +163,8 @@ def _same_machine(kernel: Kernel, dump: Vmcore) -> None:
     names = {"i686": "i386", "i586": "i386", "armv7l": "arm", "": kernel.machine}
     if names.get(dump.machine, dump.machine) != kernel.machine:
         raise OpeningError(
-            f"{kernel.path} is a kernel for {kernel.machine}, {dump.path} a dump of a"
-            f" {dump.machine} machine{f' running {dump.release}' if dump.release else ''}:"
+            f"{kernel.path} is a kernel for {kernel.machine}, {dump.path} a dump for"
+            f" {dump.machine}{f' of {dump.release}' if dump.release else ''}:"
             f" {_advice(dump.release)}"
         )
 

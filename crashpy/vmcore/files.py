@@ -163,9 +163,9 @@ class FlattenedFile:
         self.fd = inner.fd
         self.complete = False  # the end record was there
         self._starts: list[int] = []  # sorted; no two extents overlap
-        self._extents: list[tuple[int, int, int]] = []  # start, end, where in the file
+        self.extents: list[tuple[int, int, int]] = []  # start, end, where in the file
         self._index()
-        self.size = self._extents[-1][1] if self._extents else 0
+        self.size = self.extents[-1][1] if self.extents else 0
 
     def _index(self) -> None:
         records: list[tuple[int, int, int]] = []
@@ -189,15 +189,15 @@ class FlattenedFile:
         else:
             for record in records:
                 _overlay(plain, record)
-        self._extents = plain
+        self.extents = plain
         self._starts = [start for start, _, _ in plain]
 
     def read(self, offset: int, size: int) -> bytes:
         out = bytearray()
         end = offset + size
         i = max(bisect.bisect_right(self._starts, offset) - 1, 0)
-        while offset < end and i < len(self._extents):
-            start, stop, at = self._extents[i]
+        while offset < end and i < len(self.extents):
+            start, stop, at = self.extents[i]
             i += 1
             if stop <= offset:
                 continue

@@ -137,6 +137,8 @@ def readable(path: str) -> None:
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):
             raise OpeningError(f"{path}: is a directory")
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            raise OpeningError(f"{path}: is a pipe, a terminal or another device, not a file")
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         # crash's wording for the errors it has words for
