@@ -207,6 +207,8 @@ def bt(
     for letter, given in (("-c", cpus), ("-a", active), ("-p", panic)):
         if given and stacks(dump).live:
             raise CommandError(f"{letter} option not supported on a live system or live dump")
+    if panic and not dump.tasks.panic_found:
+        raise CommandError("no panic task found!")
     if cpus:
         if group:
             raise CommandError("-c option cannot be used with the -g option")

@@ -68,7 +68,8 @@ class Start(FrameSizes):
     def _start_active(self) -> None:
         """crash's x86_64_get_dumpfile_stack_frame(): look for how the CPU was stopped."""
         everything, areas, cpu = self._all, self._all.areas, self.task.cpu
-        panic = everything.dump.tasks.panic.address == self.task.address
+        tasks = everything.dump.tasks
+        panic = tasks.panic_found and tasks.panic.address == self.task.address
         stack = self.base, self.top, self.words
         found = None
         if not (panic and self._in_interrupt()):

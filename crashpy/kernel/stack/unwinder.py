@@ -241,7 +241,8 @@ class Unwinder:
     def active(self) -> frozenset[int]:
         """The tasks that were on a CPU, by address."""
         tasks = self.dump.tasks
-        return frozenset(t.address for t in (*tasks.active.values(), tasks.panic))
+        found = {task.address for task in tasks.active.values()}
+        return frozenset(found | {tasks.panic.address} if tasks.panic_found else found)
 
     @cached_property
     def live(self) -> bool:
