@@ -31,6 +31,12 @@ def _opened(name: str) -> Session:
 
 
 @pytest.fixture(scope="session")
+def examples() -> Path:
+    """The folder of the sample dumps."""
+    return EXAMPLES
+
+
+@pytest.fixture(scope="session")
 def opened() -> Callable[[str], Session]:
     """``opened("vmcore-null")``: a session on a sample dump, shared by all tests."""
     return _opened

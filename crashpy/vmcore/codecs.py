@@ -147,7 +147,9 @@ def _snappy() -> Any:
     try:
         from cramjam import snappy
     except ImportError:
-        raise CommandError("snappy needs the package cramjam: pip install 'crashpy[save]'") from None
+        raise CommandError(
+            "snappy needs the package cramjam: pip install 'crashpy[save]'"
+        ) from None
     return snappy
 
 

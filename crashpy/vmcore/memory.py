@@ -211,12 +211,22 @@ class KdumpMemory(Memory):
         header = self.parts[0].header
         self.page_size, self.max_mapnr = header.block_size, header.max_mapnr
         self.level = header.dump_level
+        covered = 0
+        for part in sorted(self.parts, key=lambda part: part.first):
+            covered = max(covered, part.end) if part.first <= covered else covered
+        self.whole = covered >= self.max_mapnr  # no file of a split set is missing
 
     def existed(self, first: int, end: int) -> Bits:
         return self.parts[0].bits(0, first, end)
 
     def stored(self, first: int, end: int) -> Bits:
-        return self.parts[0].bits(1, first, end)
+        bits = self.parts[0].bits(1, first, end)
+        if not self.parts[0].header.split:
+            return bits
+        there = np.zeros(len(bits), np.uint8)  # every file of a set has the bits of all of it
+        for part in self.parts:
+            there[max(part.first - first, 0) : max(part.end - first, 0)] = 1
+        return bits & there
 
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
         good = np.zeros(len(pfns), bool)

@@ -7,6 +7,7 @@ final name before it is complete: a file is written as NAME-incomplete, synced, 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,11 @@ import numpy as np
 
 from crashpy.command import CommandError
 from crashpy.vmcore.codecs import Codec
-from crashpy.vmcore.elf import ET_CORE, PT_LOAD, PT_NOTE
+from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE
 from crashpy.vmcore.files import FLATTENED
+from crashpy.vmcore.filter import Filter, Level
 from crashpy.vmcore.kdump import DESCRIPTOR, INCOMPLETE, SIGNATURE
 from crashpy.vmcore.memory import KdumpMemory, Memory, Unmapped
-from crashpy.vmcore.filter import Filter, Level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +35,9 @@ BATCH = 1024  # pages read, packed and written at a time
 DESCRIPTION = np.dtype(
     [("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")]
 )
-LONGEST_HOLE = 256  # pages left out in a row that split an ELF segment (makedumpfile's PFN_EXCLUDED)
+# So many pages left out in a row split an ELF segment; fewer are written nevertheless
+# (makedumpfile's PFN_EXCLUDED).
+LONG_HOLE = 256
 
 Progress = Callable[[int, int], None]  # pages done, of how many
 
@@ -106,7 +109,8 @@ class Selection:
     """Which pages of a memory go into the new dump: two bitmaps, a bit a page."""
 
     memory: Memory
-    level: int
+    asked: int  # the dump level that was asked for
+    level: int  # the one that results: a source filtered before adds its own
     existed: bytearray  # makedumpfile's first bitmap
     kept: bytearray  # its second
     left_out: dict[str, int] = field(default_factory=dict)  # pages by class
@@ -133,6 +137,7 @@ class Selection:
 
 def select(memory: Memory, level: int) -> Selection:
     """Decide which pages a dump level keeps. A dump that was filtered stays so."""
+    asked = level
     chosen = Filter(memory, level)
     size = -(-memory.max_mapnr // 8)
     existed, kept = bytearray(size), bytearray(size)
@@ -144,7 +149,7 @@ def select(memory: Memory, level: int) -> Selection:
         kept[first // 8 : -(-end // 8)] = np.packbits(keep, bitorder="little").tobytes()
     if isinstance(memory, KdumpMemory):
         level |= memory.level
-    return Selection(memory, level, existed, kept, chosen.tally.pages)
+    return Selection(memory, asked, level, existed, kept, chosen.tally.pages)
 
 
 @dataclass(frozen=True)
@@ -324,7 +329,7 @@ def split_ranges(selection: Selection, parts: int) -> list[tuple[int, int]]:
         counted += len(pfns) - at
     last = selection.memory.max_mapnr
     edges = [min(edge, last) for edge in edges] + [last] * (parts + 1 - len(edges))
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 @dataclass(frozen=True)
@@ -334,21 +339,22 @@ class _Run:
     stored: int  # pages from `first` on that are written
 
 
-def write_elf(
-    sink: Sink, selection: Selection, *, progress: Progress | None = None
-) -> Written:
+def write_elf(sink: Sink, selection: Selection, *, progress: Progress | None = None) -> Written:
     """An ELF core: a segment for each run of pages, long holes at the end of one."""
     memory = selection.memory
     size = memory.page_size
     notes = notes_of(memory)
-    if selection.level & Level.ZERO:
+    if selection.asked & Level.ZERO:
         _leave_zero_pages_out(selection)
     runs = list(_runs(selection))
     count = sum(run.stored for run in runs)
     header_end = 64 + 56 * (1 + len(runs))
-    notes_at = -(-header_end // 8) * 8
+    sections_at = -(-header_end // 8) * 8 if 1 + len(runs) >= PN_XNUM else 0
+    notes_at = sections_at + 64 if sections_at else -(-header_end // 8) * 8
     at = -(-(notes_at + len(notes.raw)) // size) * size
-    heads = [struct.pack("<IIQQQQQQ", PT_NOTE, 0, notes_at, 0, 0, len(notes.raw), len(notes.raw), 0)]
+    heads = [
+        struct.pack("<IIQQQQQQ", PT_NOTE, 0, notes_at, 0, 0, len(notes.raw), len(notes.raw), 0)
+    ]
     places = []
     for run in runs:
         physical = run.first * size
@@ -360,15 +366,15 @@ def write_elf(
         )  # fmt: skip
         places.append(at)
         at += run.stored * size
-    many = len(heads) >= 0xFFFF
+    many = len(heads) >= PN_XNUM
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     elf = ident + struct.pack(
-        "<HHIQQQIHHHHHH", ET_CORE, 62, 1, 0, 64, 0, 0, 64, 56,
-        0xFFFF if many else len(heads), 0, 0, 0,
+        "<HHIQQQIHHHHHH", ET_CORE, 62, 1, 0, 64, sections_at, 0, 64, 56,
+        PN_XNUM if many else len(heads), 64 if many else 0, 1 if many else 0, 0,
     )  # fmt: skip
-    if many:
-        raise CommandError("too many segments for an ELF file: write a kdump-compressed one")
     sink.write(0, elf + b"".join(heads))
+    if many:  # then the first section header tells how many segments there are
+        sink.write(sections_at, struct.pack("<IIQQQQIIQQ", *[0] * 7, len(heads), 0, 0))
     sink.write(notes_at, notes.raw)
     done = lost = 0
     buffer = np.empty((BATCH, size), np.uint8)
@@ -407,6 +413,8 @@ def _leave_zero_pages_out(selection: Selection) -> None:
 def _runs(selection: Selection) -> Iterator[_Run]:
     """Segments: memory without a gap, cut behind each long hole."""
     memory = selection.memory
+    # What a filtered dump lacks must not come back as pages of zeroes.
+    long_hole = 1 if isinstance(memory, KdumpMemory) else LONG_HOLE
     step = 1 << 16
     first = end = stored = -1
     for low in range(0, memory.max_mapnr, step):
@@ -428,7 +436,7 @@ def _runs(selection: Selection) -> Iterator[_Run]:
                 first = -1
                 continue
             if kind == 2:
-                if first >= 0 and a - stored >= LONGEST_HOLE:
+                if first >= 0 and a - stored >= long_hole:
                     yield _Run(first, a, stored - first)
                     first = -1
                 if first < 0:
@@ -441,7 +449,9 @@ def _runs(selection: Selection) -> Iterator[_Run]:
         yield _Run(first, end, stored - first)
 
 
-def unflatten(read: Callable[[int, int], bytes], extents: Sequence[tuple[int, int, int]], sink: Sink) -> int:
+def unflatten(
+    read: Callable[[int, int], bytes], extents: Sequence[tuple[int, int, int]], sink: Sink
+) -> int:
     """Put a flattened dump's records where they belong; the size of the result in bytes."""
     end = 0
     for start, stop, at in extents:

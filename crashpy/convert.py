@@ -1,0 +1,354 @@
+"""`crashpy convert` and `crashpy verify`: dumps filtered, packed and checked off-line.
+
+The letters are makedumpfile's. Nothing but the dump is needed: the rules come from its
+VMCOREINFO. A damaged source gives what can be read of it, and says how much is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crashpy.command import CommandError
+
+if TYPE_CHECKING:
+    from crashpy.vmcore.memory import Memory
+    from crashpy.vmcore.recognise import Vmcore
+    from crashpy.vmcore.write import FileSink, Progress, Selection, Written
+
+PACKINGS = {"c": "zlib", "l": "lzo", "p": "snappy", "z": "zstd"}
+
+
+def convert(words: Sequence[str]) -> int:
+    """`crashpy convert [OPTION]... IN... OUT`; exit status 0, or 1 with a sentence on stderr."""
+    asked = _convert_parser().parse_args(words)
+    try:
+        return _convert(asked)
+    except CommandError as error:
+        return _complain("convert", str(error))
+    except OSError as error:
+        name = error.filename or asked.paths[-1]
+        return _complain("convert", f"{name}: {error.strerror}")
+    except KeyboardInterrupt:
+        return _complain("convert", "interrupted: nothing was left behind")
+
+
+def verify(words: Sequence[str]) -> int:
+    """`crashpy verify FILE...`: 0 when every dump is whole, 1 when one is not."""
+    parser = argparse.ArgumentParser(
+        "crashpy verify", description="check that everything a dump says it holds can be read"
+    )
+    parser.add_argument("paths", nargs="+", metavar="FILE")
+    asked = parser.parse_args(words)
+    status = 0
+    for path in asked.paths:
+        try:
+            findings = check([_recognised(path)])
+        except CommandError as error:
+            findings = [str(error).removeprefix(f"{path}: ")]
+        except OSError as error:
+            findings = [error.strerror or "cannot be read"]
+        for finding in findings or ["whole: every page can be read"]:
+            sys.stdout.write(f"{path}: {finding}\n")
+        status |= bool(findings)
+    return status
+
+
+def check(files: Sequence[Vmcore]) -> list[str]:
+    """What is wrong with a dump, a sentence each; nothing when it is whole."""
+    import numpy as np
+
+    from crashpy.vmcore.filter import Filter
+    from crashpy.vmcore.memory import KdumpMemory, Unmapped, memory_of
+    from crashpy.vmcore.write import BATCH
+
+    findings = [f"{file.damage}" for file in files if file.damage]
+    if any(file.incomplete for file in files):
+        findings.append("marked as incomplete: the machine could not write all of it")
+    memory = memory_of(files)
+    stored = lost = 0
+    first_lost = -1
+    step = 1 << 18
+    buffer = np.empty((BATCH, memory.page_size), np.uint8)
+    for low in range(0, memory.max_mapnr, step):
+        pfns = np.flatnonzero(memory.stored(low, min(low + step, memory.max_mapnr))) + low
+        for at in range(0, len(pfns), BATCH):
+            some = pfns[at : at + BATCH]
+            good = memory.read_into(some, buffer[: len(some)])
+            stored += len(some)
+            bad = some[~good]
+            lost += len(bad)
+            if len(bad) and first_lost < 0:
+                first_lost = int(bad[0])
+    if lost:
+        findings.append(
+            f"{lost} of {stored} pages cannot be read, the first at physical address"
+            f" {first_lost * memory.page_size:#x}"
+        )
+    if not stored:
+        findings.append("it holds no page at all")
+    whole = isinstance(memory, KdumpMemory) and memory.whole
+    if isinstance(memory, KdumpMemory) and memory.level and stored and whole and not lost:
+        try:
+            wrong = _wrongly_left_out(memory, Filter(memory, memory.level))
+        except (CommandError, Unmapped) as error:
+            findings.append(f"what was left out cannot be checked: {error}")
+        else:
+            if wrong:
+                findings.append(
+                    f"{wrong} pages that level {memory.level} keeps are missing: it was filtered by"
+                    " a makedumpfile too old for this kernel; commands that need them will fail"
+                )
+    return findings
+
+
+def _wrongly_left_out(memory: Memory, rules: object) -> int:
+    """Pages in use that the dump lacks although its level keeps them."""
+    from crashpy.vmcore.filter import Filter
+
+    assert isinstance(rules, Filter)
+    wrong = 0
+    for first, end, keep in rules.sections():
+        wrong += int((keep & (memory.stored(first, end) ^ 1)).sum())
+    return wrong
+
+
+def _convert(asked: argparse.Namespace) -> int:
+    if asked.dmesg or asked.vmcoreinfo:
+        return _told(asked)
+    *sources, target = asked.paths
+    if not sources:
+        sources, target = [target], ""
+    if asked.estimate:
+        return _estimate([*sources, *([target] if target else [])])
+    if not target and not asked.flattened:
+        raise CommandError("name the file to write behind the dump")
+    files = [_recognised(path) for path in sources]
+    if asked.raw:
+        return _unflatten(files[0], Path(target), force=asked.force)
+    return _rewritten(files, target, asked)
+
+
+def _rewritten(files: list[Vmcore], target: str, asked: argparse.Namespace) -> int:
+    from crashpy.vmcore.codecs import codec
+    from crashpy.vmcore.memory import memory_of
+    from crashpy.vmcore.write import FlattenedSink, select, split_ranges, write_elf, write_kdump
+
+    if asked.elf and (asked.packing != "none" or asked.split):
+        raise CommandError("an ELF dump (-E) can be neither packed nor split")
+    packer = codec(asked.packing, threads=asked.num_threads, exact=asked.exact)
+    memory = memory_of(files)
+    began = time.monotonic()
+    _say(asked, "choosing the pages to keep")
+    selection = select(memory, asked.level)
+    progress = _progress(asked, began)
+    if asked.flattened:
+        stream = FlattenedSink(sys.stdout.buffer)
+        if asked.elf:
+            done = write_elf(stream, selection, progress=progress)
+        else:
+            done = write_kdump(stream, selection, packer, progress=progress)
+        stream.finish()
+        return _finished(asked, selection, [done], began)
+    written: list[Written] = []
+    ranges = split_ranges(selection, asked.split) if asked.split else [None]
+    names = [f"{target}.{n}" for n in range(1, len(ranges) + 1)] if asked.split else [target]
+    _room_for(Path(target), selection, packed=not asked.elf and asked.packing != "none")
+    for name, part in zip(names, ranges, strict=True):
+        sink = _sink(Path(name), files, force=asked.force)
+        try:
+            if asked.elf:
+                written.append(write_elf(sink, selection, progress=progress))
+            else:
+                written.append(write_kdump(sink, selection, packer, part=part, progress=progress))
+            sink.finish()
+        except BaseException:
+            sink.give_up(keep=False)
+            raise
+    return _finished(asked, selection, written, began)
+
+
+def _sink(path: Path, files: Sequence[Vmcore], *, force: bool) -> FileSink:
+    from crashpy.vmcore.write import FileSink
+
+    for file in files:
+        if path.exists() and Path(file.path).exists() and path.samefile(file.path):
+            raise CommandError(f"{path}: is the dump itself: name another file to write")
+    return FileSink(path, force=force)
+
+
+def _room_for(path: Path, selection: Selection, *, packed: bool) -> None:
+    """Refuse early what cannot fit; packed pages take at least an eighth."""
+    system = os.statvfs(path.parent)
+    free = system.f_bavail * system.f_frsize
+    needed = selection.pages * selection.memory.page_size // (8 if packed else 1)
+    if needed > free:
+        raise CommandError(
+            f"{path}: needs at least {needed >> 20} MiB, {free >> 20} MiB are free there"
+        )
+
+
+def _unflatten(vmcore: Vmcore, target: Path, *, force: bool) -> int:
+    from crashpy.vmcore.files import FlattenedFile
+    from crashpy.vmcore.write import unflatten
+
+    if not isinstance(vmcore.file, FlattenedFile):
+        raise CommandError(f"{vmcore.path}: is not flattened")
+    if not vmcore.file.complete:
+        sys.stderr.write(f"crashpy: {vmcore.path}: has no end record: it was cut short\n")
+    sink = _sink(target, [vmcore], force=force)
+    try:
+        unflatten(vmcore.file.inner.read, vmcore.file.extents, sink)
+        sink.finish()
+    except BaseException:
+        sink.give_up(keep=False)
+        raise
+    return 0
+
+
+def _estimate(paths: Sequence[str]) -> int:
+    """Pages and bytes by class and by level, as `makedumpfile --mem-usage` lays them out."""
+    from crashpy.vmcore.filter import CLASSES
+    from crashpy.vmcore.memory import memory_of
+    from crashpy.vmcore.write import select
+
+    memory = memory_of([_recognised(path) for path in paths])
+    size = memory.page_size
+    everything = select(memory, 30)
+    kept = everything.pages
+    out = sys.stdout
+    out.write(f"{'CLASS':16} {'PAGES':>12} {'BYTES':>16}\n")
+    for name in CLASSES:
+        count = everything.left_out[name]
+        out.write(f"{name:16} {count:12} {count * size:16}\n")
+    out.write(f"{'kept always':16} {kept:12} {kept * size:16}\n\n")
+    out.write(f"{'LEVEL':16} {'PAGES':>12} {'BYTES':>16}\n")
+    for level in (0, 2, 6, 8, 16, 30):
+        count = select(memory, level).pages
+        out.write(f"{level:<16} {count:12} {count * size:16}\n")
+    out.write("Zero pages (1) take no room when packed: level 31 is at most level 30.\n")
+    return 0
+
+
+def _told(asked: argparse.Namespace) -> int:
+    """--dmesg, --vmcoreinfo: what the dump says without being filtered."""
+    *sources, last = asked.paths
+    path, target = (sources[0], last) if sources else (last, "")
+    vmcore = _recognised(path)
+    if asked.vmcoreinfo:
+        text = vmcore.vmcoreinfo_text.decode(errors="replace")
+        if not text:
+            raise CommandError(f"{path}: holds no VMCOREINFO")
+    else:
+        from crashpy.opening.log import log_text
+
+        text = log_text([vmcore])
+    if not target:
+        sys.stdout.write(text)
+        return 0
+    sink = _sink(Path(target), [vmcore], force=asked.force)
+    sink.write(0, text.encode())
+    sink.finish()
+    return 0
+
+
+def _recognised(path: str) -> Vmcore:
+    from crashpy.vmcore.recognise import recognise
+
+    vmcore = recognise(path)
+    if vmcore is None:
+        raise CommandError(f"{path}: not a dump")
+    return vmcore
+
+
+def _progress(asked: argparse.Namespace, began: float) -> Progress | None:
+    """A line that is rewritten on a terminal: share, rate, time left."""
+    if asked.quiet or not sys.stderr.isatty():
+        return None
+    shown = 0.0
+
+    def show(done: int, of: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < 0.5 and done < of:
+            return
+        shown = now
+        rate = done / max(now - began, 1e-3)
+        left = (of - done) / rate if rate else 0
+        sys.stderr.write(
+            f"\r{100 * done // max(of, 1):3} %  {rate * 4096 / 1e6:7.0f} MB/s  {left:4.0f} s left "
+        )
+        if done >= of:
+            sys.stderr.write("\r" + " " * 40 + "\r")
+        sys.stderr.flush()
+
+    return show
+
+
+def _finished(
+    asked: argparse.Namespace, selection: Selection, written: Sequence[Written], began: float
+) -> int:
+    lost = sum(w.lost_pages for w in written)
+    pages, size = sum(w.pages for w in written), sum(w.bytes for w in written)
+    _say(
+        asked,
+        f"{pages} pages, level {selection.level}, {size} bytes in {time.monotonic() - began:.1f} s",
+    )
+    if lost:
+        sys.stderr.write(f"crashpy convert: {lost} pages of the source could not be read\n")
+        return 1
+    return 0
+
+
+def _say(asked: argparse.Namespace, sentence: str) -> None:
+    if not asked.quiet and sys.stderr.isatty():
+        sys.stderr.write(f"{sentence}\n")
+
+
+def _complain(verb: str, sentence: str) -> int:
+    sys.stderr.write(f"crashpy {verb}: {sentence}\n")
+    return 1
+
+
+def _level(word: str) -> int:
+    levels = [int(part) for part in word.split(",")]
+    if not all(0 <= level <= 31 for level in levels):
+        raise ValueError(word)
+    return levels[0]
+
+
+def _count(word: str) -> int:
+    if int(word) < 1:
+        raise ValueError(word)
+    return int(word)
+
+
+def _convert_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "crashpy convert",
+        usage="crashpy convert [OPTION]... IN [IN...] OUT",
+        description="filter, pack, split, join or unflatten a dump; letters as makedumpfile's",
+    )
+    add = parser.add_argument
+    add("-d", dest="level", type=_level, default=0, metavar="LEVEL", help="dump level, 0 to 31")
+    for letter, name in PACKINGS.items():
+        add(f"-{letter}", dest="packing", action="store_const", const=name, help=f"pack by {name}")
+    add("-E", dest="elf", action="store_true", help="write an ELF file")
+    add("-F", dest="flattened", action="store_true", help="write a flattened dump to the output")
+    add("-R", dest="raw", action="store_true", help="put a flattened dump in order, as it is")
+    add("-f", "--force", action="store_true", help="replace the file to write")
+    add("--num-threads", type=_count, default=1, metavar="N", help="pack N pages at a time")
+    add("--split", type=_count, metavar="N", help="write OUT.1 ... OUT.N")
+    add("--exact", action="store_true", help="the very bytes that makedumpfile writes")
+    add("--estimate", action="store_true", help="only say how much each level would keep")
+    add("--dmesg", action="store_true", help="only the kernel's log, to OUT or the output")
+    add("--vmcoreinfo", action="store_true", help="only VMCOREINFO, to OUT or the output")
+    add("-q", "--quiet", action="store_true", help="no progress")
+    add("paths", nargs="+", metavar="FILE", help="the dump (all files of a split set), the result")
+    parser.set_defaults(packing="none")
+    return parser
