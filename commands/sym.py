@@ -110,10 +110,18 @@ def sym(
 
     EXAMPLES
       crashpy> sym jiffies
-      ffffffffa6205980 (D) jiffies
+      ffffffffa64079c0 (D) jiffies
 
       crashpy> sym schedule
       ffffffffa5d5c1de (T) schedule ./kernel/sched/core.c: 6833
+
+      crashpy> sym ffffffffc0199ce0
+      ffffffffc0199ce0 (t) loop_queue_rq [loop]
+
+      crashpy> sym sched_cl_
+      symbol not found: sched_cl_
+      possible alternatives:
+        (none found)
     """
     found, names = getopt(words, OPTIONS)
     given = {option.name for option, _ in found}

@@ -12,11 +12,9 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drgn import FaultError, Program, RelocatableModule
 
@@ -31,12 +29,14 @@ if TYPE_CHECKING:
 # gcc's and clang's endings of the names of copies of a function (crash's strip_symbol_end()).
 CLONES = (".isra.", ".part.", ".llvm.")
 
+CHUNK = 4096  # symbols that a listing prepares at once
 # Names of markers that crash takes for symbols when they are asked for: those up to Linux 6.3.
 MARKERS = ("_MODULE_START_", "_MODULE_END_", "_MODULE_INIT_START_", "_MODULE_INIT_END_")
 
 
-@dataclass(frozen=True, slots=True)
-class Symbol:
+class Symbol(NamedTuple):
+    """One symbol. A tuple, as there are 200000 of them in a listing."""
+
     name: str
     address: int
     kind: str  # nm's letter: T, t, D, B, ...
@@ -174,16 +174,22 @@ class KernelSymbols:
         elf = self.elf
         heads, values, strings, letters = elf.heads, elf.values, elf.strings, elf._letters
         start, end, bias = self.start, self.end, self.bias
-        for index in self._order:
-            head = heads[index]
-            at = head & 0xFFFFFFFF
-            name = strings[at : strings.index("\0", at)] or elf.name(index)
-            if "." in name:
-                name = stripped(name)
-            value = values[index]
-            if start <= value <= end:
-                value += bias
-            yield Symbol(name, value, letters.get(head >> 32) or elf.letter(index))
+        find = strings.index
+        for at in range(0, len(self._order), CHUNK):
+            indexes = self._order[at : at + CHUNK].tolist()
+            for index, head, value in zip(
+                indexes,
+                map(heads.__getitem__, indexes),
+                map(values.__getitem__, indexes),
+                strict=True,
+            ):
+                begin = head & 0xFFFFFFFF
+                name = strings[begin : find("\0", begin)] or elf.name(index)
+                if "." in name:
+                    name = stripped(name)
+                if start <= value <= end:
+                    value += bias
+                yield Symbol(name, value, letters.get(head >> 32) or elf.letter(index))
 
     def address(self, position: int) -> int:
         value = self._values[self._order[position]]
