@@ -50,8 +50,12 @@ class TaskFiles:
 
 
 @command(
-    flag("-c", "cached", "show each file's mapping and cached pages"),
-    value("-R", "reference", "reference", str, "only what this names", repeat=True),
+    flag(
+        "-c",
+        "cached",
+        "the mapping (address_space) and how many pages it caches, not file and dentry",
+    ),
+    value("-R", "reference", "reference", str, "only descriptors that this names", repeat=True),
     operands("tasks", "pid | taskp", str, "these tasks' files"),
     usage="[-d dentry] | [-p inode] | [-c] [-R reference] [pid | taskp] ... ",
 )
@@ -68,21 +72,17 @@ def files(
     the struct file, dentry, inode, type and path. Without PID or task address: of
     the current context.
 
-    -c             instead of file and dentry: the inode's mapping (address_space)
-                   and how many of its pages are in the page cache
-    -R reference   only descriptors whose number, path (or a part of it), type, or
-                   any of whose addresses is `reference`, and tasks with it in their
-                   root or working directory; mostly in `foreach files -R /dev/null`
-    -d dentry      inode, superblock, type and path of a dentry
-    -p inode       the pages of an inode that are in the page cache
+    -R looks for the number of a descriptor, an address of any column, a type (REG,
+    SOCK, ...) or a part of a path, and shows nothing of tasks without it: it is meant
+    for `foreach files -R /dev/null`.
 
     A path is made of the names of the dentries, through the mounts: pipes have none,
     and a deleted file still shows where it was.
 
     EXAMPLES
-      crash> files 97
-      crash> files -c 126
-      crash> foreach files -R /mnt/ext/rw
+      files 1                       the files that init has open
+      files -c 126                  and how many of their pages are in memory
+      foreach files -R /mnt/ext/rw  who has this file open
     """
     if isinstance(reference, str):
         reference = (reference,)

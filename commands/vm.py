@@ -117,14 +117,14 @@ Record = TaskMemory | MemoryArea | Pages | NoArea | Structure
 
 
 @command(
-    flag("-p", "pages", "translate every page"),
-    value("-P", "area", "vma", htol, "translate the pages of this area"),
-    value("-M", "mm", "mm", str, "use this mm where the task has none"),
-    value("-R", "reference", "reference", str, "only what this names", repeat=True),
-    flag("-m", "mm_struct", "show the mm_struct"),
-    flag("-v", "vm_area_structs", "show the vm_area_structs"),
-    flag("-x", "radix", "structures in hexadecimal", value=16),
-    flag("-d", "radix", "structures in decimal", value=10),
+    flag("-p", "pages", "where each page of each area is"),
+    value("-P", "area", "vma", htol, "where each page of this area is"),
+    value("-M", "mm", "mm", str, "the mm_struct of a task that is exiting and has left it"),
+    value("-R", "reference", "reference", str, "only areas and pages that this names", repeat=True),
+    flag("-m", "mm_struct", "the mm_struct, as gdb shows it"),
+    flag("-v", "vm_area_structs", "each vm_area_struct, as gdb shows it"),
+    flag("-x", "radix", "with -m and -v: numbers in hexadecimal", value=16),
+    flag("-d", "radix", "with -m and -v: numbers in decimal", value=10),
     operands("tasks", "pid | task", str, "the memory of these tasks"),
     usage=(
         "[-p | -P vma | -M mm | -v | -m | -x | -d | [-R reference] [pid | task]]\n"
@@ -148,22 +148,18 @@ def vm(
     and its areas: vm_area_struct, start, end, flags, file. Without PID or task
     address: of the current context.
 
-    -p             where each page is: its physical address, the page of a swap
-                   device, the offset in a file, or nowhere
-    -P vma         the same of one area
-    -M mm          an address space that an exiting task has left already
-    -R reference   only areas and pages with this number (virtual or physical
-                   address, vm_area_struct, flags, offset in swap or file) or in
-                   this file; mostly in `foreach vm -R libc`
-    -m, -v         the mm_struct, or each vm_area_struct, as gdb shows it
-    -x, -d         with -m and -v: numbers in hexadecimal or decimal
-    -f vm_flags    the names of the bits of a FLAGS column
+    With -p each page has a line: its physical address; or where it is in a swap file or
+    device; or, of a file that is not in memory, its offset there; or `(not mapped)`.
+    -R looks for a number (address of an mm_struct, area or page, physical address,
+    FLAGS, offset in swap or in a file) or a part of a path, and shows nothing of tasks
+    without it: it is meant for `foreach vm -R libc`. FLAGS are named as crash names
+    them; newer kernels use some of the bits for something else.
 
     EXAMPLES
-      crash> vm 96
-      crash> vm -p 126
-      crash> vm -R busybox 1
-      crash> vm -f 8100073
+      vm 1                     the address space of init
+      vm -p 126                where each page of process 126 is
+      foreach vm -R swapfile   what is swapped out, of all tasks
+      vm -f 8100073            READ|WRITE|MAYREAD|...
     """
     if isinstance(reference, str):
         reference = (reference,)
@@ -603,7 +599,9 @@ _FLAGS = {
 }
 
 
-@vm.mode("-f", "the names of the bits of vm_flags", metavar="vm_flags", type=htol, dest="bits")
+@vm.mode(
+    "-f", "the names of the bits of a FLAGS column", metavar="vm_flags", type=htol, dest="bits"
+)
 def vm_flags(dump: Dump, *, bits: int) -> Iterator[Flags]:
     """the names of the bits of vm_flags"""
     names = dict(_FLAGS)
