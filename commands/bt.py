@@ -185,6 +185,10 @@ def bt(
         raise CommandError(NOT_HERE.format("-A"))
     if hexadecimal and decimal:
         raise CommandError("-d and -x are mutually exclusive")
+    if not stacks(dump).native:
+        ours = {"-t": text, "-T": all_text, "-e": exceptions, "-o": old, "-S": sp, "-I": ip}
+        if letter := next((letter for letter, given in ours.items() if given), None):
+            raise CommandError(NOT_HERE.format(letter))
     if len(references) > 1:
         yield Remark("only one -R option allowed")
     if len(cpus) > 1:
@@ -405,6 +409,8 @@ def bt_search(
 ) -> Iterator[StackSearch]:
     """exception frames on interrupt and exception stacks"""
     everything = stacks(dump)
+    if not everything.native:
+        raise CommandError(NOT_HERE.format("-E"))
     areas = everything.areas
     chosen = cpu_list(cpus[0], areas.cpus) if cpus else range(areas.cpus)
     wanted = [areas.irq[cpu] for cpu in chosen if cpu in areas.irq]

@@ -9,6 +9,7 @@ from crashpy.command import Address
 from crashpy.kernel.stack import Frame, Options, Registers, StackError, Trace, frames, stacks
 from crashpy.kernel.stack.orc import OrcTables
 from crashpy.kernel.stack.prologue import call_target, instructions, pushed
+from crashpy.session import Session
 
 PROLOGUE = bytes.fromhex(
     "4157"  # push %r15
@@ -67,6 +68,10 @@ def dump(opened):
     return opened("vmcore-null").dump
 
 
+def opened_lines(dump, line):
+    return [*Session(dump).run(line)]
+
+
 def named(dump, comm):
     return next(task for task in dump.tasks if task.comm == comm)
 
@@ -113,6 +118,16 @@ def test_an_interrupt_leads_back_to_the_task(opened):
     assert not registers.user
     last = [item for item in items if isinstance(item, Frame)][-1]
     assert last.function == "common_startup_64"
+
+
+def test_other_architectures_are_left_to_drgn(dump, monkeypatch):
+    task = named(dump, "init")
+    ours = [f.function for f in frames(dump, task)]
+    monkeypatch.setitem(vars(stacks(dump)), "native", False)
+    theirs = [f.function for f in frames(dump, task)]
+    assert theirs == ours
+    [said] = opened_lines(dump, "bt -t 1")
+    assert said == "bt: -t option not supported or applicable on this architecture or kernel"
 
 
 def test_every_task_can_be_traced(dump):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from drgn import FaultError, Object, Program, sizeof
@@ -75,15 +75,23 @@ class Areas:
 
     def entry_frame(self, cpu: int, address: int) -> int | None:
         """The struct pt_regs that an entry into the kernel on its entry stack leaves there."""
+        for start, end in self._entry_stacks(cpu):
+            if start <= address < end:
+                return end - 168
+        return None
+
+    def _entry_stacks(self, cpu: int) -> Iterator[tuple[int, int]]:
         prog = self._prog
         try:
-            page = per_cpu(prog["entry_stack_storage"], cpu)
-            start = page.stack.words.address_of_().value_()
-            size = sizeof(page.stack.words)
-            prog.symbol("pti_init")
-        except (LookupError, AttributeError):
-            return None
-        return start + size - 168 if size and start <= address < start + size else None
+            words = per_cpu(prog["entry_stack_storage"], cpu).stack.words
+            size = sizeof(words)
+            start = _address(words)
+            yield start, start + size
+            # Entries run on its mapping in the cpu_entry_area, where crash does not look.
+            top = per_cpu(prog["cpu_tss_rw"], cpu).x86_tss.sp0.value_()
+            yield top - size, top
+        except (LookupError, AttributeError, FaultError):
+            return
 
     def _irq_stacks(self) -> list[tuple[int, Area]]:
         size = self._irq_size()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from crashpy.command import Address
 from crashpy.kernel.sched import PF_KTHREAD
 from crashpy.kernel.stack.areas import Area
+from crashpy.kernel.stack.foreign import foreign_frames
 from crashpy.kernel.stack.records import PT_REGS, Frame, Item, Note, StackEnd, Words
 from crashpy.kernel.stack.reference import Reference
 from crashpy.kernel.stack.start import Start
@@ -41,6 +42,8 @@ class Trace(Start):
             return self.items
         if options.reference is not None:
             self.reference = Reference(everything, options.reference)
+        if not everything.native:
+            return self._foreign()
         if options.ip is not None or options.sp is not None:
             self._start_as_told()
         elif not self.is_active:
@@ -53,6 +56,13 @@ class Trace(Start):
             self.sp = self.task.stack + self._thread_info_size
             self.ip = 0
         self._walk()
+        return self.items
+
+    def _foreign(self) -> list[Item]:
+        for frame in foreign_frames(self._all, self.task, lines=self._options.lines):
+            self.items.append(frame)
+            if self.reference is not None:
+                self.reference.check_frame(frame.ip, frame.function)
         return self.items
 
     def _walk(self) -> None:
@@ -139,7 +149,7 @@ class Trace(Start):
                 sp += size
             self.level += 1
         end = area.top - PT_REGS.size
-        nested = everything.nested_nmi is not None and area.index == 1
+        nested = everything.nested_nmi is not None and area.name == "NMI"
         if nested:
             end -= 12 * 8
         self.guessing = False

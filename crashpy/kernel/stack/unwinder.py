@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from drgn import FaultError, Program, ProgramFlags, sizeof
+from drgn import Architecture, FaultError, Program, ProgramFlags, sizeof
 
 from crashpy.kernel.stack import orc
 from crashpy.kernel.stack.areas import Areas
@@ -103,6 +103,12 @@ class Unwinder:
         self._dumped: dict[int, Registers | None] = {}
 
     # The layout of the kernel.
+
+    @cached_property
+    def native(self) -> bool:
+        """Whether the dump is of the architecture that this package knows itself."""
+        platform = self.prog.platform
+        return platform is not None and platform.arch == Architecture.X86_64
 
     @cached_property
     def stack_size(self) -> int:
@@ -341,7 +347,7 @@ class Unwinder:
 
     def symbol_text(self, value: int, radix: int = 10) -> str:
         """``name+offset`` of a word that points into the kernel's image or a module."""
-        if value < KERNEL_MAP:
+        if value < (KERNEL_MAP if self.native else 1 << 63):
             return ""
         key = value, radix
         if key not in self._names:
