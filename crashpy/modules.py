@@ -71,6 +71,7 @@ class Module:
     by_kind: bool  # memory by kind (Linux 6.4), otherwise one core and one init area
     per_cpu: int  # void * into the static per-CPU space, 0 for none
     text_size: int  # bytes of the core area that are code, where there is only one
+    strip: bool = True  # cut the endings of the names of copies of functions
     per_cpu_size: int = 0  # bytes; known once a file is loaded
     file: str = ""  # that its symbols and debugging information were loaded from
     sections: tuple[LoadedSection, ...] = ()  # of that file
@@ -185,6 +186,9 @@ class Module:
                 self._by_name.setdefault(symbol.name, []).append(symbol)
         return self._by_name.get(name, [])
 
+    def _shown(self, name: str) -> str:
+        return stripped(name) if self.strip else name
+
     def _marker(self, region: Region, end: str) -> str:
         if self.by_kind:
             return f"_MODULE_{KINDS[region.kind]}_{end}_{self.name}"
@@ -216,7 +220,7 @@ class Module:
                     value, name_at = struct.unpack_from("<QQ", data, at)
                 name = self._bytes(name_at)[:512].partition(b"\0")[0].decode("latin-1")
                 if name:
-                    yield value & 0xFFFFFFFFFFFFFFFF, stripped(name)
+                    yield value & 0xFFFFFFFFFFFFFFFF, self._shown(name)
 
     @cached_property
     def _exported(self) -> tuple[Span, ...]:
@@ -247,7 +251,7 @@ class Module:
         text = strtab.decode("latin-1")
         bounds = [(r.base, r.base + r.size) for r in self.regions]
         module = self.name
-        clones = any(ending in text for ending in CLONES)
+        clones = self.strip and any(ending in text for ending in CLONES)
         for start, info, _, section, value, _ in struct.iter_unpack("<IBBHQQ", symtab[24:]):
             for low, high in bounds:
                 if low <= value < high:
@@ -375,10 +379,10 @@ class Module:
                 if candidates := by_name.get(name):
                     same = candidates.pop()
             address = same.address if same is not None else elf.values[index] + at[section]
-            yield Symbol(stripped(name), address, elf.letter(index), self.name)
+            yield Symbol(self._shown(name), address, elf.letter(index), self.name)
 
 
-def modules_of(prog: Program) -> list[Module]:
+def modules_of(prog: Program, *, strip: bool = True) -> list[Module]:
     """The modules of a dump by address; an unreadable one ends the list."""
     try:
         head = prog["modules"].address_of_().value_()
@@ -393,14 +397,14 @@ def modules_of(prog: Program) -> list[Module]:
         while at != head and at not in seen and len(seen) < 4096:
             seen.add(at)
             module = Object(prog, kind, address=at - offset).read_()
-            found.append(_module(prog, at - offset, module))
+            found.append(_module(prog, at - offset, module, strip))
             at = module.list.next.value_()
     except (FaultError, ValueError, AttributeError):
         pass
     return sorted(found, key=lambda m: m.base)
 
 
-def _module(prog: Program, address: int, module: Object) -> Module:
+def _module(prog: Program, address: int, module: Object, strip: bool) -> Module:
     name = module.name.string_().decode("latin-1")
     text_size = 0
     try:
@@ -425,7 +429,7 @@ def _module(prog: Program, address: int, module: Object) -> Module:
         per_cpu = module.percpu.value_()
     except AttributeError:
         per_cpu = 0
-    found = Module(prog, name, address, regions, by_kind, per_cpu, text_size)
+    found = Module(prog, name, address, regions, by_kind, per_cpu, text_size, strip)
     found.__dict__["struct"] = module
     return found
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
@@ -73,8 +73,9 @@ class KernelSymbols:
     addresses, so those at one address are put in order when they are looked at.
     """
 
-    def __init__(self, elf: ElfSymbols, bias: int) -> None:
+    def __init__(self, elf: ElfSymbols, bias: int, *, strip: bool = True) -> None:
         self.elf = elf
+        self._shown: Callable[[str], str] = stripped if strip else str
         self.bias = bias
         self._values = elf.values
         # Only what is in a section moves with KASLR; the rest are absolute values.
@@ -161,13 +162,13 @@ class KernelSymbols:
         index = self._order[position]
         name, value = self.elf.name(index), self._values[index]
         if "." in name:
-            name = stripped(name)
+            name = self._shown(name)
         if self.start <= value <= self.end:
             value += self.bias
         return Symbol(name, value, self.elf.letter(index))
 
     def name(self, position: int) -> str:
-        return stripped(self.elf.name(self._order[position]))
+        return self._shown(self.elf.name(self._order[position]))
 
     def __iter__(self) -> Iterator[Symbol]:
         self._sort_all()
@@ -186,7 +187,7 @@ class KernelSymbols:
                 begin = head & 0xFFFFFFFF
                 name = strings[begin : find("\0", begin)] or elf.name(index)
                 if "." in name:
-                    name = stripped(name)
+                    name = self._shown(name)
                 if start <= value <= end:
                     value += bias
                 yield Symbol(name, value, letters.get(head >> 32) or elf.letter(index))
@@ -205,6 +206,22 @@ class KernelSymbols:
 
     def floor(self, address: int) -> int | None:
         """The position of the first symbol at the address, else of the last one below it."""
+        value = address - self.bias
+        if not self.start <= value <= self.end:
+            return self._slow_floor(address)
+        order, values = self._order, self._values
+        position = bisect_right(order, value, key=values.__getitem__) - 1
+        if position < 0:
+            return None
+        below = values[order[position]]
+        if position and values[order[position - 1]] == below:
+            first = bisect_left(order, below, hi=position, key=values.__getitem__)
+            self._sort_run(first)
+            return first if below == value else position
+        return position
+
+    def _slow_floor(self, address: int) -> int | None:
+        """The same among symbols that do not move."""
         places = range(len(self._order))
         position = bisect_left(places, address, key=self.address)
         if position < len(places) and self.address(position) == address:
@@ -242,6 +259,8 @@ class KernelSymbols:
     def _clones(self) -> dict[str, list[int]]:
         """Names that are shown without their ending: shown name -> where they begin."""
         found: dict[str, list[int]] = {}
+        if self._shown is not stripped:
+            return found
         strings = self.elf.strings
         seen = set()
         for match in re.finditer("|".join(map(re.escape, CLONES)), strings):
@@ -251,7 +270,7 @@ class KernelSymbols:
             seen.add(begin)
             for start in range(begin, match.start() + 1):
                 if self._is_name[start]:
-                    found.setdefault(stripped(strings[start:end]), []).append(start)
+                    found.setdefault(self._shown(strings[start:end]), []).append(start)
         return found
 
     @cached_property
@@ -296,7 +315,7 @@ class KernelSymbols:
         for value, name, index in found:
             if self.start <= value <= self.end:
                 value += self.bias
-            yield Symbol(stripped(name), value, elf.letter(index))
+            yield Symbol(self._shown(name), value, elf.letter(index))
 
     def named(self, name: str) -> list[Symbol]:
         """All symbols of a name, in order."""
@@ -345,7 +364,7 @@ class KernelSymbols:
         at = strings.find(prefix)
         while at >= 0:
             if is_name[at]:
-                names.add(stripped(strings[at : strings.index("\0", at)]))
+                names.add(self._shown(strings[at : strings.index("\0", at)]))
             at = strings.find(prefix, at + 1)
         return sorted(names)
 
@@ -356,6 +375,7 @@ class SymbolTable:
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
         self._prog: Program = dump.prog
+        self.strip = True  # cut the endings of the names of copies of functions
         self._module_lines: dict[str, Lines] = {}
 
     def _kernel_files(self) -> Iterator[tuple[ElfSymbols, int]]:
@@ -380,18 +400,18 @@ class SymbolTable:
     @cached_property
     def kernel(self) -> KernelSymbols:
         for elf, bias in self._kernel_files():
-            return KernelSymbols(elf, bias)
-        return KernelSymbols(_from_kallsyms(self._prog), 0)
+            return KernelSymbols(elf, bias, strip=self.strip)
+        return KernelSymbols(_from_kallsyms(self._prog), 0, strip=self.strip)
 
     @cached_property
     def modules(self) -> list[Module]:
         """The modules of the dump by address."""
         from crashpy.modules import modules_of
 
-        return modules_of(self._prog)
+        return modules_of(self._prog, strip=self.strip)
 
     def read_modules_again(self) -> None:
-        for cached in ("modules", "_regions"):
+        for cached in ("modules", "_regions", "_bounds"):
             self.__dict__.pop(cached, None)
 
     def forget_lines(self) -> None:
@@ -627,14 +647,17 @@ class SymbolTable:
 
     def is_text(self, address: int) -> bool:
         """Whether it is an address of kernel or module code (crash's is_kernel_text())."""
-        value = address - self.kernel.bias
-        if any(s.address <= value < s.address + s.size for s in self._code):
+        for low, high in self._code:
+            if low <= address < high:
+                return True
+        low, high = self._bounds
+        if not low <= address < high:
+            return False
+        module = self.module_of(address)
+        if module is not None and module.is_text(address):
             return True
         found = self.at(address)
-        if found is not None and self.is_text_symbol(found[0]):
-            return True
-        module = self.module_of(address)
-        return module is not None and module.is_text(address)
+        return found is not None and self.is_text_symbol(found[0])
 
     def is_text_symbol(self, symbol: Symbol) -> bool:
         if symbol.kind in "Tt":
@@ -645,8 +668,17 @@ class SymbolTable:
         return bool(low and high and low.address <= symbol.address < high.address)
 
     @cached_property
-    def _code(self) -> Sequence[Section]:
-        return [s for s in self.kernel.elf.sections if s.is_code]
+    def _code(self) -> Sequence[tuple[int, int]]:
+        bias = self.kernel.bias
+        sections = (s for s in self.kernel.elf.sections if s.is_code)
+        return [(s.address + bias, s.address + s.size + bias) for s in sections]
+
+    @cached_property
+    def _bounds(self) -> tuple[int, int]:
+        """No symbol of the kernel or of a module's memory lies outside."""
+        lows = [self.kernel.start, *(low for low, _, _ in self._regions)]
+        highs = [self.kernel.last + 1, *(high for _, high, _ in self._regions)]
+        return min(lows), max(highs)
 
     def section(self, address: int) -> str | None:
         """The name of the section of vmlinux, or of a loaded module's file, at an address."""
