@@ -90,7 +90,7 @@ def test_members_as_json(opened: Opened) -> None:
     line = "kmem -m flags,lru,_mapcount.counter 1000 --json"
     found = json.loads(printed(opened("vmcore-null"), line)[0])
     assert found["flags"] == "0x2000"
-    assert len(found["lru"]) == 2
+    assert found["lru"][0].startswith("0xffff")
     assert found["_mapcount.counter"] == -1
 
 

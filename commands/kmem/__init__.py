@@ -92,6 +92,8 @@ def kmem(
         raise UsageError
     if not any(forms) and not zone:
         raise UsageError
+    if objects and not dump.prog.type("struct kmem_cache").has_member("cpu_slab"):
+        raise CommandError("-S not supported for this kernel")  # since 7.0
     addresses, name = _operands(words, named=bool(caches))
 
     if members:

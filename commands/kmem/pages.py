@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
@@ -68,10 +68,11 @@ class PageMembers(NamedTuple):
 class PageFlags:
     """The bits that a flags word may have or has."""
 
-    flags: int  # 0: all that there are
+    flags: Address  # 0: all that there are
     bits: tuple[tuple[str, int], ...]  # enumerator, bit
-    width: int  # of the longest enumerator
-    digits: int  # of the highest bit's value
+    # Of the text alone: the length of the longest enumerator and of the highest value.
+    width: int = field(repr=False)
+    digits: int = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class PageMember:
 
     def plain(self, words: tuple[int, ...]) -> Any:
         if self.kind == TypeKind.STRUCT:
-            return words
+            return tuple(map(Address, words)) if self.word == 8 else words
         if self.kind == TypeKind.POINTER or self.path == "flags":
             return Address(words[0])
         return bool(words[0]) if self.kind == TypeKind.BOOL else words[0]
@@ -361,7 +362,7 @@ def page_flags(dump: Dump, words: Sequence[int]) -> Iterator[PageFlags]:
     digits = (max((bit for _, bit in bits), default=0) + 1) // 4 + 1
     for flags in words or (0,):
         found = tuple((name, bit) for name, bit in bits if not flags or flags >> bit & 1)
-        yield PageFlags(flags, found, width, digits)
+        yield PageFlags(Address(flags), found, width, digits)
 
 
 def flags_lines(words: Iterable[PageFlags]) -> Iterator[str]:

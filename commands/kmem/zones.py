@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from drgn import FaultError, Object
@@ -28,7 +28,7 @@ class Zone:
     min_pages: int  # watermarks
     low_pages: int
     high_pages: int
-    stats: tuple[tuple[str, int], ...]
+    stats: Mapping[str, int]  # pages
     all_unreclaimable: bool | None = None  # None: not known of this kernel
     pages_scanned: int | None = None
 
@@ -67,10 +67,10 @@ def _zone(zone: Object, address: Address, node: int, number: int, names: list[st
         min_pages=marks[0].value_(),
         low_pages=marks[1].value_(),
         high_pages=marks[2].value_(),
-        stats=tuple(
-            (name, counter.counter.value_())
+        stats={
+            name: counter.counter.value_()
             for name, counter in zip(names, zone.vm_stat, strict=False)
-        ),
+        },
         all_unreclaimable=_all_unreclaimable(zone),
         pages_scanned=(
             zone.pages_scanned.value_() if zone.type_.has_member("pages_scanned") else None
@@ -107,8 +107,8 @@ def _zone_lines(zone: Zone) -> Iterator[str]:
     marks = f"{zone.min_pages}/{zone.low_pages}/{zone.high_pages}"
     yield f"  SIZE: {zone.spanned_pages}{present}  MIN/LOW/HIGH: {marks}"
     yield "  VM_STAT:"
-    width = max((len(name) for name, _ in zone.stats), default=0)
-    for name, value in zone.stats:
+    width = max(map(len, zone.stats), default=0)
+    for name, value in zone.stats.items():
         yield f"{name:>{width}}: {value}"
     reclaim = ""
     if zone.all_unreclaimable is not None:
