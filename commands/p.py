@@ -121,7 +121,8 @@ def p(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Result | PerCpu]:
         dump.report(f"WARNING: {symbol.name} is not percpu; cpuspec ignored.")
         text = " ".join([name, *rest[1:]])
     leader = symbol.name if symbol is not None else None
-    yield _result(dump, text, leader, kind, shown=f"p {text}")
+    shown = f"p{text}" if text.startswith("/") else f"p {text}"
+    yield _result(dump, text, leader, kind, shown)
 
 
 def _options(words: Sequence[str]) -> tuple[list[tuple[Option, str | None]], list[str]]:

@@ -247,6 +247,8 @@ class Session:
             yield self._failure(
                 f"{name}: command not available in minimal mode\nNOTE: {MINIMAL_NOTE}"
             )
+        elif name.startswith("p/"):  # gdb's `p/x EXPRESSION`
+            yield from self._dispatch(["p", name[1:], *words[1:]])
         elif stands_for := self._meaning(words):
             yield from self._dispatch(stands_for)
         elif name in PROHIBITED:

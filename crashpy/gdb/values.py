@@ -344,10 +344,11 @@ class _Compiler:
         shown = min(length, style.most)
         rest = "..." if shown < length else ""
         if style.arrays:
+            opening = "{\n" + " " * (indent + 2)
             between = ",\n" + " " * (indent + 2)
-            opening = "{" + " " * (indent + 2) if False else "{"
+            closing = rest + "\n" + " " * indent + "}"
         else:
-            between, opening = ", ", "{"
+            opening, between, closing = "{", ", ", rest + "}"
         if element.kind in COMPOUND or element.kind in (TypeKind.ARRAY, TypeKind.FUNCTION):
             layout = compiled(target, element, style, indent + 2)
             render = layout.render
@@ -356,7 +357,7 @@ class _Compiler:
                 words = [
                     render(data, at, base) for at in range(offset, offset + shown * size, size)
                 ]
-                return opening + between.join(words) + rest + "}"
+                return opening + between.join(words) + closing
 
             return elements
         if element.kind == TypeKind.POINTER:
@@ -370,10 +371,7 @@ class _Compiler:
             def others(data: bytes, offset: int, _: int) -> str:
                 places = range(offset, offset + shown * size, size)
                 return (
-                    opening
-                    + between.join(str(one(data[i : i + size])) for i in places)
-                    + rest
-                    + "}"
+                    opening + between.join([str(one(data[i : i + size])) for i in places]) + closing
                 )
 
             return others
@@ -382,7 +380,7 @@ class _Compiler:
 
         def scalars(data: bytes, offset: int, _: int) -> str:
             values = unpacker.unpack_from(data, offset)
-            return opening + between.join([str(convert(v)) for v in values]) + rest + "}"
+            return opening + between.join([str(convert(v)) for v in values]) + closing
 
         return scalars
 
