@@ -107,7 +107,7 @@ def kmem(
             options["padded"] = getattr(settings, "redzone", True)
         if addresses:
             yield from _lookups(dump, addresses, name, objects, physical, options)
-        elif name == "list":
+        elif name == "list" or (objects and name == "\\list"):
             yield from slab.cache_names(dump)
         else:
             name = name and name.removeprefix("\\")  # a cache may be named list

@@ -25,6 +25,7 @@ Warn = Callable[[str], None]
 
 # Flags of a cache. Since 6.9 they are numbered by enum _slab_flag_bits.
 RED_ZONE, STORE_USER = 0x400, 0x10000
+LARGEST = 32 << 20  # bytes of a slab: a larger one is garbage
 ON_PAGE_LIST = 1  # bit 0 of a "pointer" that ends a free list (PAGE_MAPPING_ANON)
 
 
@@ -390,7 +391,7 @@ class Slub:
         """The objects that hang on a free pointer, most of them in `slab`."""
         if not first or first & ON_PAGE_LIST:
             return FreeList()
-        start, size = slab.memory, slab.objects * cache.size
+        start, size = slab.memory, min(slab.objects * cache.size, LARGEST)
         try:
             memory = self.prog.read(start, size)
         except FaultError:
