@@ -174,7 +174,7 @@ class Audit:
     text: str
 
 
-@log.mode("-a", "the audit messages that nobody has read")
+@log.mode("-a", "the audit messages that nobody has read", first=True)
 def log_audit(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Audit]:  # noqa: ARG001
     """the audit messages that nobody has read"""
     prog = dump.prog

@@ -364,7 +364,7 @@ class Taints:
     letters: str  # of what is set, and of what is shown when it is not
 
 
-@sys.mode("-t", "what tainted the kernel")
+@sys.mode("-t", "what tainted the kernel", first=True)
 def sys_taints(dump: Dump) -> Iterator[Taints]:
     """what tainted the kernel"""
     return iter([Taints(_value(dump.prog, "tainted_mask"), taint_letters(dump.prog))])
@@ -408,7 +408,7 @@ class Identity:
     text: str
 
 
-@sys.mode("-i", "the DMI strings: vendor, product, firmware")
+@sys.mode("-i", "the DMI strings: vendor, product, firmware", first=True)
 def sys_identity(dump: Dump) -> Iterator[Identity]:
     """the DMI strings: vendor, product, firmware"""
     prog = dump.prog

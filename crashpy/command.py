@@ -194,6 +194,7 @@ class Command(Generic[P, R]):
         self._collect = collect
         self._lines: Text[R] = _one_per_line
         self._check: Callable[[Sequence[str]], None] | None = None
+        self._first = False
 
     def __call__(self, dump: Dump, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
         return self._collect(dump, *args, **kwargs)
@@ -220,16 +221,19 @@ class Command(Generic[P, R]):
         type: Callable[[str], Any] = str,
         dest: str = "",
         optional: bool = False,
+        first: bool = False,
     ) -> Callable[[Callable[Concatenate[Dump, Q], Iterator[S]]], Command[Q, S]]:
         """Decorator: with this option the command lists these other records instead.
 
-        With a metavar the option has an argument, passed as keyword `dest`.
+        With a metavar the option has an argument, passed as keyword `dest`. Of several
+        modes the last given wins, but one with `first` keeps those behind it out.
         """
 
         def add(collect: Callable[Concatenate[Dump, Q], Iterator[S]]) -> Command[Q, S]:
             mode = Command(collect, (), name=f"{self.name} {letter}", usage=self.usage)
             mode.options, mode.operands = self.options, self.operands
             self.modes[letter] = mode
+            mode._first = first
             self.options[letter] = Option(
                 letter, dest or "mode", help, metavar, type=type, optional=optional
             )
@@ -239,7 +243,8 @@ class Command(Generic[P, R]):
 
     def unread(self) -> set[str]:
         """Options declared here that no function names, so that they would do nothing."""
-        functions = [f for c in (self, *self.modes.values()) for f in (c._collect, c._lines)]
+        commands: list[Command[..., Any]] = [self, *self.modes.values()]
+        functions = [f for c in commands for f in (c._collect, c._lines)]
         named = {name for f in functions for name in inspect.signature(f).parameters}
         declared = {o.dest for o in self.options.values()}
         if self.operands:
@@ -264,7 +269,8 @@ class Command(Generic[P, R]):
         for option, argument in found:
             if option is JSON_FLAG:
                 continue
-            command = self.modes.get(option.name, command)
+            if not command._first:
+                command = self.modes.get(option.name, command)
             if option.dest == "mode":
                 continue
             item = option.const if argument is None else _converted(option.type, argument)

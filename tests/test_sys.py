@@ -76,6 +76,12 @@ def test_taints(opened):
     assert list(taints_lines([Taints(None, "")])) == ["TAINTED_MASK: --  "]
 
 
+def test_of_taints_and_identity_the_first_is_shown(opened):
+    session = opened("vmcore-null")
+    assert list(session.run("sys -t -i")) == list(session.run("sys -t"))
+    assert list(session.run("sys -i -t")) == list(session.run("sys -i"))
+
+
 def test_dull_letters_are_left_out():
     class Letter:
         def __init__(self, letter):
