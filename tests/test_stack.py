@@ -120,6 +120,16 @@ def test_an_interrupt_leads_back_to_the_task(opened):
     assert last.function == "common_startup_64"
 
 
+def test_a_cpu_in_user_mode_has_only_its_registers(dump, monkeypatch):
+    task = next(task for task in dump.tasks.active.values() if task.comm == "wl-spin")
+    trace = Trace(stacks(dump), task, Options())
+    monkeypatch.setattr(trace, "_stopped", lambda *_: None)  # as if no NMI had come
+    [registers] = trace.run()
+    assert registers.where == "user space"
+    assert registers.user
+    assert registers.orig_rax is None
+
+
 def test_other_architectures_are_left_to_drgn(dump, monkeypatch):
     task = named(dump, "init")
     ours = [f.function for f in frames(dump, task)]

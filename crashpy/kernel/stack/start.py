@@ -67,7 +67,7 @@ class Start(FrameSizes):
 
     def _start_active(self) -> None:
         """crash's x86_64_get_dumpfile_stack_frame(): look for how the CPU was stopped."""
-        everything, areas, cpu = self._all, self._all.areas, self.task.cpu
+        everything = self._all
         tasks = everything.dump.tasks
         panic = tasks.panic_found and tasks.panic.address == self.task.address
         stack = self.base, self.top, self.words
@@ -75,7 +75,7 @@ class Start(FrameSizes):
         if not (panic and self._in_interrupt()):
             found = self._stopped(panic, 0, -1, False)
         if found is None:
-            for area in self._other_stacks(cpu):
+            for area in self._other_stacks(self.task.cpu):
                 try:
                     self.read_stack(area.base, area.top)
                 except StackError:
@@ -92,12 +92,8 @@ class Start(FrameSizes):
             return
         if (registers := self._registers) is not None:
             self.ip, self.sp = registers.rip, registers.rsp
-            if everything.is_text(self.ip) and (
-                self.holds(self.sp) or areas.in_alternate(cpu, self.sp)
-            ):
-                self.in_kernel_space = True
-            elif not everything.is_text(self.ip) and everything.in_user_stack(self.task, self.sp):
-                self.in_user_space = True
+            self.in_user_space = registers.user
+            self.in_kernel_space = not registers.user and everything.is_text(self.ip)
             return
         found = self._called or self._halted
         if found is None:
@@ -106,10 +102,14 @@ class Start(FrameSizes):
 
     @cached_property
     def _registers(self) -> Registers | None:
-        """The dump's registers of the task's CPU, if they can be the task's."""
+        """The dump's registers of the task's CPU, if they can be the task's.
+
+        crash does not take those of user mode, and shows what earlier calls left on the
+        kernel's stack for a CPU that was not in the kernel at all.
+        """
         registers = self._all.dumped_registers(self.task)
-        if registers is None:
-            return None
+        if registers is None or registers.user:
+            return registers
         sp, base = registers.rsp, self.task.stack
         own = base <= sp < base + self._all.stack_size
         return registers if own or self._all.areas.in_alternate(self.task.cpu, sp) else None
