@@ -3,7 +3,8 @@
 from compare import differences
 
 
-def test_prints_what_crash_prints(opened, dump, line, printed):
+def test_prints_what_crash_prints(opened, examples, monkeypatch, dump, line, printed):
+    monkeypatch.chdir(examples)  # the recording session lay in such a folder
     session = opened(dump)
     ours = "".join(text + "\n" for step in line.split(" ;; ") for text in session.run(step))
     assert not differences(dump, line, printed, ours)
