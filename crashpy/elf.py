@@ -10,6 +10,7 @@ from pathlib import Path
 
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 1, 2, 4, 0x800
 SHT_SYMTAB, SHT_NOBITS = 2, 8
+EM_X86_64 = 62
 SHN_ABS, SHN_COMMON = 0xFFF1, 0xFFF2
 STT_OBJECT, STT_SECTION, STT_FILE, STT_GNU_IFUNC = 1, 3, 4, 10
 STB_LOCAL, STB_WEAK, STB_GNU_UNIQUE = 0, 2, 10
@@ -58,6 +59,7 @@ class ElfSymbols:
         self.sizes = words[2::3]
         self.strings = strings
         self.sections = sections
+        self.machine = EM_X86_64
         self._letters: dict[int, str] = {}
         self._content: dict[str, tuple[mmap.mmap, int]] = {}
 
@@ -95,6 +97,7 @@ class ElfSymbols:
         text = data[strings[0] : sum(strings)].decode("latin-1")
         found = cls(memoryview(data)[table[0] : sum(table)], text, sections)
         found._content = content
+        (found.machine,) = struct.unpack_from("<H", data, 18)
         return found
 
     def __len__(self) -> int:

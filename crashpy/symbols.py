@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from drgn import FaultError, Program, RelocatableModule
 
 from crashpy.command import Address
-from crashpy.elf import STT_FILE, ElfSymbols, Section
+from crashpy.elf import EM_X86_64, STT_FILE, ElfSymbols, Section
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # gcc's and clang's endings of the names of copies of a function (crash's strip_symbol_end()).
 CLONES = (".isra.", ".part.", ".llvm.")
 
+FIRST = ("_text", "_stext")  # where the kernel's symbols begin
 CHUNK = 4096  # symbols that a listing prepares at once
 # Names of markers that crash takes for symbols when they are asked for: those up to Linux 6.3.
 MARKERS = ("_MODULE_START_", "_MODULE_END_", "_MODULE_INIT_START_", "_MODULE_INIT_END_")
@@ -78,13 +79,19 @@ class KernelSymbols:
         self._shown: Callable[[str], str] = stripped if strip else str
         self.bias = bias
         self._values = elf.values
-        # Only what is in a section moves with KASLR; the rest are absolute values.
-        self.start = next((s.address for s in elf.sections if s.name == ".text"), 0)
-        text = [i for i, s in enumerate(elf.sections) if s.name == ".text"][:1]
-        moved = elf.sections[text[0] :] if text else ()
-        self.end = max((s.address + s.size for s in moved), default=0)
         values = elf.values.tolist()
         order = sorted(range(len(values)), key=values.__getitem__)
+        if elf.machine == EM_X86_64:
+            # Only what is in a section moves with KASLR; the rest are absolute values.
+            self.start = next((s.address for s in elf.sections if s.name == ".text"), 0)
+            text = [i for i, s in enumerate(elf.sections) if s.name == ".text"][:1]
+            moved = elf.sections[text[0] :] if text else ()
+            self.end = max((s.address + s.size for s in moved), default=0)
+        else:
+            names = [elf.name(i) for i in range(len(values))]
+            first = [v for v, name in zip(values, names, strict=True) if name in FIRST]
+            self.start, self.end = min(first, default=0), (1 << 64) - 1
+            order = [i for i in order if not names[i].startswith("$")]  # what ARM's ABI maps
         cut = bisect_left(order, self.start, key=values.__getitem__)
         low = self._static_per_cpu(order[:cut])
         self._order = array("I", low)
@@ -127,7 +134,7 @@ class KernelSymbols:
             return 0, ""
         end = self._sort_run(at)
         names = [self.elf.name(i) for i in self._order[at:end]]
-        skipped = next((n for n, name in enumerate(names) if name in ("_stext", "_text")), 0)
+        skipped = next((n for n, name in enumerate(names) if name in FIRST), 0)
         del self._order[at : at + skipped]
         return self._values[self._order[at]], names[skipped]
 
@@ -713,7 +720,7 @@ class SymbolTable:
         """``FILE: LINE`` of a text address as crash's `sym`, `bt -l`, `dis -l` show it."""
         module = self.module_of(address)
         if module is None:
-            return self._lines.at(address)
+            return self._lines.at(address) if self._lines else self._line_by_drgn(address)
         if module.elf is None:
             return None
         if module.name not in self._module_lines:
@@ -723,13 +730,21 @@ class SymbolTable:
         return self._module_lines[module.name].at(address)
 
     @cached_property
-    def _lines(self) -> Lines:
+    def _lines(self) -> Lines | None:
         from crashpy.lines import Lines
 
         for elf, bias in self._kernel_files():
-            if elf.section(".debug_line")[2]:
+            if elf.section(".debug_aranges")[2]:
                 return Lines(elf, bias)
-        return Lines(self.kernel.elf)
+        return None
+
+    def _line_by_drgn(self, address: int) -> str | None:
+        """Without .debug_aranges, which clang does not write: what drgn knows."""
+        with suppress(LookupError):
+            found = self._prog.source_location(address)[0]
+            if found.filename and found.line:
+                return f"{found.filename}: {found.line}"
+        return None
 
 
 def _plain(module: Module, *, init: bool = False) -> Iterator[Symbol]:
