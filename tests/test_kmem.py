@@ -315,3 +315,14 @@ def test_zones(opened: Opened) -> None:
     assert sum("[unpopulated]" in line for line in lines) == sum(
         zone["spanned_pages"] == 0 for zone in found
     )
+
+
+def test_what_the_dump_lacks_is_not_zero(fresh: Session) -> None:
+    def fail(address: int, *_: object) -> bytes:
+        raise FaultError("not there", address)
+
+    fresh.dump.prog.add_memory_segment(fresh.dump.prog["swap_info"].address_, 8, fail)
+    lines = printed(fresh, "kmem -i")
+    assert "   TOTAL SWAP       --           --" in lines
+    assert " COMMIT LIMIT       --           --" in lines
+    assert any(line.startswith("    COMMITTED  ") and "MB" in line for line in lines)

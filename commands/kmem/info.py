@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from drgn import FaultError, Object, Program
+from drgn import Object, Program
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import totalram_pages
 
@@ -80,29 +80,24 @@ def memory_use(dump: Dump, *, shared: bool = False) -> Iterator[MemoryUse]:
         yield use("FREE HIGH", free_high, high, "TOTAL HIGH")
         yield use("TOTAL LOW", low, total, "TOTAL MEM")
         yield use("FREE LOW", free - free_high, low, "TOTAL LOW")
-    huge, free_huge = huge_pages(prog)
+    huge = free_huge = swap = used = None
+    with skipping("TOTAL HUGE"):
+        huge, free_huge = huge_pages(prog)
     yield use("TOTAL HUGE", huge)
     yield use("HUGE FREE", free_huge, huge, "TOTAL HUGE")
-    swap, used = swap_pages(prog)
+    with skipping("TOTAL SWAP"):
+        swap, used = swap_pages(prog)
+    unused = None if swap is None or used is None else swap - used
     yield use("TOTAL SWAP", swap)
     yield use("SWAP USED", used, swap, "TOTAL SWAP")
-    yield use("SWAP FREE", swap - used, swap, "TOTAL SWAP")
-    try:
-        kbytes = prog["sysctl_overcommit_kbytes"].value_()
-    except LookupError:
-        kbytes = 0
-    try:
-        ratio = prog["sysctl_overcommit_ratio"].value_()
+    yield use("SWAP FREE", unused, swap, "TOTAL SWAP")
+    limit = committed = None
+    with skipping("COMMIT LIMIT"):
+        limit = commit_limit(prog, total, huge, swap)
+    with skipping("COMMITTED"):
         committed = max(percpu_counter_sum(prog["vm_committed_as"]), 0)
-    except LookupError:
-        return
-    limit = kbytes * 1024 // page_size if kbytes else (total - huge) * ratio // 100
-    limit += swap
     yield use("COMMIT LIMIT", limit)
-    if limit:
-        yield use("COMMITTED", committed, limit, "TOTAL LIMIT")
-    else:
-        yield use("COMMITTED", committed)
+    yield use("COMMITTED", committed, limit or None, "TOTAL LIMIT" if limit else "")
 
 
 def lines(uses: Iterable[MemoryUse]) -> Iterator[str]:
@@ -217,6 +212,17 @@ def swap_cache_pages(prog: Program, stats: dict[str, int]) -> int:
     return total
 
 
+def commit_limit(prog: Program, total: int, huge: int | None, swap: int | None) -> int | None:
+    """How much may be promised to processes (vm_commit_limit())."""
+    if huge is None or swap is None:
+        return None
+    if "sysctl_overcommit_kbytes" in prog and (  # since 3.14
+        kbytes := prog["sysctl_overcommit_kbytes"].value_()
+    ):
+        return int(kbytes * 1024 // prog["PAGE_SIZE"].value_()) + swap
+    return int((total - huge) * prog["sysctl_overcommit_ratio"].value_() // 100) + swap
+
+
 def high_pages(prog: Program) -> int | None:
     try:
         return int(prog.variable("_totalhigh_pages").counter.value_())
@@ -250,17 +256,13 @@ def swap_pages(prog: Program) -> tuple[int, int]:
     except LookupError:
         return total, used
     for number in range(min(files, info.type_.length or 0)):
+        entry = info[number].read_()
+        if not entry or not entry.flags.value_() & SWP_USED:
+            continue
+        total += entry.pages.value_()
+        inuse = entry.inuse_pages
         try:
-            entry = info[number].read_()
-            if not entry or not entry.flags.value_() & SWP_USED:
-                continue
-            total += entry.pages.value_()
-            inuse = entry.inuse_pages
-            try:
-                used += inuse.counter.value_() & ~SWAP_USAGE_OFFLIST_BIT
-            except AttributeError:
-                used += inuse.value_()
-        except FaultError:
-            with skipping(f"swap_info[{number}]"):
-                raise
+            used += inuse.counter.value_() & ~SWAP_USAGE_OFFLIST_BIT
+        except AttributeError:
+            used += inuse.value_()
     return total, used
