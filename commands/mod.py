@@ -103,6 +103,8 @@ def mod(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Record]:
       crashpy> mod -S modules
     """
     if not dump.symbols.modules:
+        if dump.symbols.modules_broken:
+            raise CommandError("cannot access vmalloc'd module memory")
         yield Remark("no modules installed")
         return
     sections, rest = _without(words)
@@ -188,6 +190,8 @@ def _listed(dump: Dump) -> list[Listed]:
 
 def _table(dump: Dump) -> Iterator[Listed]:
     yield from _listed(dump)
+    if broken := dump.symbols.modules_broken:
+        dump.report(broken)
 
 
 def _one(dump: Dump, module: Module, *, first: bool = True) -> Listed:

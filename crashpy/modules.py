@@ -19,6 +19,7 @@ KINDS = ("TEXT", "DATA", "RODATA", "RO_AFTER_INIT", "INIT_TEXT", "INIT_DATA", "I
 TEXT, INIT_TEXT = 0, 4
 PER_CPU_SECTIONS = (".data..percpu", ".data.percpu")
 MOST_MEMORY = 1 << 28  # bytes of one region of a module
+MOST_MODULES = 4096
 MOST = 1 << 20  # symbols of one module, against garbage in its struct
 
 
@@ -382,26 +383,30 @@ class Module:
             yield Symbol(self._shown(name), address, elf.letter(index), self.name)
 
 
-def modules_of(prog: Program, *, strip: bool = True) -> list[Module]:
-    """The modules of a dump by address; an unreadable one ends the list."""
+def modules_of(prog: Program, *, strip: bool = True) -> tuple[list[Module], str | None]:
+    """The modules of a dump by address; why there may be more, where the list breaks off."""
     try:
         head = prog["modules"].address_of_().value_()
         kind = prog.type("struct module")
-    except (LookupError, FaultError):
-        return []
+    except LookupError:
+        return [], None
     found: list[Module] = []
+    broken = None
     offset = offsetof(kind, "list")
     seen: set[int] = set()
     try:
         at = prog.read_u64(head)
-        while at != head and at not in seen and len(seen) < 4096:
+        while at != head:
+            if at in seen or len(seen) > MOST_MODULES:
+                broken = f"the list of modules runs in a circle at {at:x}"
+                break
             seen.add(at)
             module = Object(prog, kind, address=at - offset).read_()
             found.append(_module(prog, at - offset, module, strip))
             at = module.list.next.value_()
-    except (FaultError, ValueError, AttributeError):
-        pass
-    return sorted(found, key=lambda m: m.base)
+    except (FaultError, ValueError, AttributeError) as error:
+        broken = f"the list of modules: {error}"
+    return sorted(found, key=lambda m: m.base), broken
 
 
 def _module(prog: Program, address: int, module: Object, strip: bool) -> Module:

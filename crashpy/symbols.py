@@ -384,6 +384,7 @@ class SymbolTable:
         self._prog: Program = dump.prog
         self.strip = True  # cut the endings of the names of copies of functions
         self._module_lines: dict[str, Lines] = {}
+        self.modules_broken: str | None = None  # why the list of modules may lack some
 
     def _kernel_files(self) -> Iterator[tuple[ElfSymbols, int]]:
         """vmlinux and its debug file, and how far each was moved."""
@@ -415,7 +416,8 @@ class SymbolTable:
         """The modules of the dump by address."""
         from crashpy.modules import modules_of
 
-        return modules_of(self._prog, strip=self.strip)
+        found, self.modules_broken = modules_of(self._prog, strip=self.strip)
+        return found
 
     def read_modules_again(self) -> None:
         for cached in ("modules", "_regions", "_bounds"):
