@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from drgn import Type, TypeKind, sizeof
+from drgn import Type, TypeKind, TypeMember, sizeof
 
 from crashpy.command import Address, CommandError, UsageError, command, flag, getopt, value
 from crashpy.gdb.extract import Node, parsed, path_lines
@@ -16,7 +17,15 @@ from crashpy.gdb.percpu import chosen_cpus, is_per_cpu, offline
 from crashpy.gdb.pointers import Pointee, pointee
 from crashpy.gdb.target import Target, resolved
 from crashpy.gdb.types import COMPOUND, Place, declared, members, with_offsets
-from crashpy.gdb.values import Style, length_of, plain_value, show, show_bits
+from crashpy.gdb.values import (
+    Style,
+    compiled,
+    compiled_bits,
+    length_of,
+    plain_value,
+    show,
+    type_key,
+)
 from crashpy.kernel.percpu import per_cpu_offsets
 from crashpy.numbers import htol, is_number, stol
 from crashpy.output import Unended
@@ -55,6 +64,11 @@ class Compound:
     type: Type = field(repr=False)
     size: int
     typedef: bool = False
+
+    @cached_property
+    def key(self) -> object:
+        """Equal for structures that look the same."""
+        return type_key(self.type)
 
     @property
     def declared(self) -> list[str]:
@@ -594,17 +608,15 @@ def member_lines(record: Contents, path: str, style: Style) -> Iterator[str]:
         if target is not None:
             yield from target.lines
             return
+    plan = _plan(record.target, record.of, path, style)
+    if plan is not None:
+        yield from plan(record.data, record.address).split("\n")
+        return
     outermost = path.partition(".")[0].partition("[")[0]
-    text = _outermost(record, record.of.type, outermost, 0, style)
-    if text is None:
+    whole = _plan(record.target, record.of, outermost, style)
+    if whole is None:
         return
-    indent, value, more = text
-    if path == outermost:
-        comma = "," if more else ""
-        yield from f"{' ' * indent}{outermost} = {value}{comma}".split("\n")
-        return
-    comma = "," if more else ""
-    nodes: list[Node] = parsed(f"  {outermost} = {value}{comma}".split("\n"))
+    nodes: list[Node] = parsed(whole(record.data, record.address).split("\n"))
     found = path_lines(nodes, path)
     if found is None:
         found = _element_lines(record, path, style)
@@ -614,34 +626,68 @@ def member_lines(record: Contents, path: str, style: Style) -> Iterator[str]:
     yield from found
 
 
-def _outermost(
-    record: Contents, type_: Type, name: str, offset: int, style: Style, level: int = 1
-) -> tuple[int, str, bool] | None:
-    """Indentation and text of a member of the structure or of its unnamed members.
+Plan = Callable[[bytes, int], str]  # the bytes of the structure, its address
 
-    The third value tells whether another member follows.
+
+def _plan(target: Target, of: Compound, path: str, style: Style) -> Plan | None:
+    """How to show a member; None of a path into or to an array or structure deeper down.
+
+    The same few members are asked for again and again (`list -s`), so plans are kept.
     """
-    assert record.data is not None
+    if of.key is None:
+        return _made_plan(target, of.type, path, style)
+    key = of.key, path, style
+    if key not in target.plans:
+        target.plans[key] = _made_plan(target, of.type, path, style)
+    found: Plan | None = target.plans[key]
+    return found
+
+
+def _made_plan(target: Target, type_: Type, path: str, style: Style) -> Plan | None:
+    if "[" in path:
+        return None
+    bits, level, more = 0, 1, False
+    member: TypeMember | None = None
+    steps = path.split(".")
+    for step in steps:
+        if member is not None:
+            type_ = resolved(member.type)
+        if type_.kind not in COMPOUND:
+            return None
+        found = _member(type_, step, level if len(steps) == 1 else 1)
+        if found is None:
+            return None
+        member, offset, level, more = found
+        bits += offset
+    assert member is not None
+    plain = resolved(member.type)
+    if len(steps) > 1 and plain.kind in (*COMPOUND, TypeKind.ARRAY):
+        return None  # crash lays these out in its own way
+    level = level if len(steps) == 1 else 1
+    begin = f"{'  ' * level}{path} = "
+    end = "," if more else ""
+    if member.bit_field_size is not None:
+        field = compiled_bits(target, member.type, bits, member.bit_field_size, style)
+        return lambda data, _: begin + field.render(data, 0, 0) + end
+    layout = compiled(target, member.type, style, 2 * level)
+    at = bits // 8
+    return lambda data, address: begin + layout.render(data, at, address) + end
+
+
+def _member(type_: Type, name: str, level: int) -> tuple[TypeMember, int, int, bool] | None:
+    """A member of a structure or of its unnamed members: its offset in bits, how deep in
+    them it is shown, and whether another one follows."""
+    if not type_.is_complete():
+        return None
     last = len(type_.members) - 1
     for i, member in enumerate(type_.members):
-        at = 8 * offset + member.bit_offset
+        if member.name == name:
+            return member, member.bit_offset, level, i < last
         if not member.name:
             plain = resolved(member.type)
-            if plain.kind in COMPOUND:
-                found = _outermost(record, plain, name, at // 8, style, level + 1)
-                if found is not None:
-                    return found
-        elif member.name == name:
-            if member.bit_field_size is not None:
-                text = show_bits(
-                    record.target, member.type, record.data, at, member.bit_field_size, style
-                )
-            else:
-                start = at // 8
-                data = record.data[start:]
-                base = record.address + start
-                text = show(record.target, member.type, data, base, style, 2 * level)
-            return 2 * level, text, i < last
+            if plain.kind in COMPOUND and (found := _member(plain, name, level + 1)) is not None:
+                inner, offset, depth, more = found
+                return inner, member.bit_offset + offset, depth, more
     return None
 
 

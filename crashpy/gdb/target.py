@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drgn import FaultError, Symbol, SymbolKind, Type, TypeKind
 
@@ -31,6 +31,7 @@ class Target:
         self.prog = dump.prog
         self.history: list[Value] = []  # $1 is the first
         self.layouts: dict[object, Layout] = {}
+        self.plans: dict[object, Any] = {}  # how to show a member: commands/struct.py
         self._names: dict[int, str] = {0: ""}
 
     @cached_property

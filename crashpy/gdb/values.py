@@ -135,7 +135,7 @@ def length_of(type_: Type) -> int | None:
         return None
 
 
-def _key(type_: Type) -> object:
+def type_key(type_: Type) -> object:
     """Equal for types that look the same: the tag with the size, or the type in full."""
     if type_.kind in COMPOUND and type_.tag and type_.is_complete():
         members = type_.members
@@ -536,7 +536,7 @@ def char_pointer(target: Target, address: int, style: Style) -> str:
 def compiled(target: Target, type_: Type, style: Style, indent: int = 0) -> Layout:
     """The layout of a type, from the target's store where it was made before."""
     type_ = resolved(type_)
-    key = _key(type_)
+    key = type_key(type_)
     store = (key, style, indent)
     if key is not None and (found := target.layouts.get(store)) is not None:
         return found
@@ -553,13 +553,11 @@ def show(target: Target, type_: Type, data: bytes, base: int, style: Style, inde
     return compiled(target, type_, style, indent).render(data, 0, base)
 
 
-def show_bits(
-    target: Target, type_: Type, data: bytes, bit_offset: int, bits: int, style: Style
-) -> str:
-    """The value of a bit field of these bytes."""
+def compiled_bits(target: Target, type_: Type, bit_offset: int, bits: int, style: Style) -> Layout:
+    """The layout of a bit field of a structure."""
     compiler = _Compiler(target, style)
     compiler.bit_field(type_, bit_offset, bits)
-    return compiler.finish().render(data, 0, 0)
+    return compiler.finish()
 
 
 def show_object(target: Target, value: Value, style: Style, memory: Memory | None = None) -> str:
@@ -678,15 +676,15 @@ def indented(lines: Sequence[str], spaces: int) -> list[str]:
 
 
 __all__ = [
-    "FaultError",
     "Layout",
     "Style",
     "char_pointer",
     "compiled",
+    "compiled_bits",
     "is_char",
     "plain_value",
     "quoted",
     "show",
-    "show_bits",
     "show_object",
+    "type_key",
 ]
