@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,30 +53,52 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
+class FileLines:
+    """The rows of one source file by address, in a tenth of the room of a list of rows."""
+
+    name: str
+    starts: array[int]
+    lines: array[int]
+    statements: bytes
+
+    @classmethod
+    def of(cls, name: str, rows: list[Row]) -> FileLines:
+        # Where a file ends and goes on at the same address, it goes on.
+        rows.sort(key=lambda row: (row[0], row[1] != 0))
+        starts = array("Q", [row[0] for row in rows])
+        return cls(name, starts, array("I", [r[1] for r in rows]), bytes(r[2] for r in rows))
+
+    def row(self, address: int) -> int | None:
+        """The last row up to an address; of those at one address a statement, if one is."""
+        starts, lines, statements = self.starts, self.lines, self.statements
+        at = bisect_right(starts, address) - 1
+        if at < 0 or not lines[at]:
+            return None
+        chosen = at
+        while (
+            chosen
+            and not statements[chosen]
+            and starts[chosen - 1] == starts[at]
+            and lines[chosen - 1]
+        ):
+            chosen -= 1
+        return chosen if statements[chosen] else at
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
-    """The lines of one compilation unit: for each of its files the rows by address."""
+    """The lines of one compilation unit."""
 
     directory: str
-    files: list[tuple[str, list[int], list[Row]]]
+    files: list[FileLines]
 
     def line(self, address: int) -> str | None:
         """gdb's find_pc_sect_line(): the file whose last row is the closest."""
         best: tuple[int, str, int] | None = None
-        for name, starts, rows in self.files:
-            at = bisect_right(starts, address) - 1
-            if at < 0 or not rows[at][1] or (best and starts[at] <= best[0]):
-                continue
-            chosen = at
-            while (
-                chosen
-                and not rows[chosen][2]
-                and starts[chosen - 1] == starts[at]
-                and rows[chosen - 1][1]
-            ):
-                chosen -= 1
-            if not rows[chosen][2]:
-                chosen = at
-            best = starts[at], name, rows[chosen][1]
+        for file in self.files:
+            at = file.row(address)
+            if at is not None and (best is None or file.starts[at] > best[0]):
+                best = file.starts[at], file.name, file.lines[at]
         if best is None:
             return None
         _, name, line = best
@@ -287,13 +310,7 @@ class Lines:
             names.append(joined)
         machine = Machine(names, minimum, is_stmt, line_base, line_range, opcode_base, lengths)
         machine.run(bytes(at.data[program:end]))
-        tables = []
-        for name, rows in machine.rows.items():
-            if rows:
-                # Where a file ends and goes on at the same address, it goes on.
-                rows.sort(key=lambda row: (row[0], row[1] != 0))
-                tables.append((name, [row[0] for row in rows], rows))
-        return Table(directory, tables)
+        return Table(directory, [FileLines.of(n, rows) for n, rows in machine.rows.items() if rows])
 
 
 @dataclass

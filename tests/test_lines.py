@@ -2,7 +2,7 @@
 
 import pytest
 
-from crashpy.lines import Machine, Table
+from crashpy.lines import FileLines, Machine, Table
 
 COPY, ADVANCE_PC, ADVANCE_LINE, SET_FILE, NEGATE = b"\1", b"\2", b"\3", b"\4", b"\6"
 END = b"\0\1\1"
@@ -12,7 +12,7 @@ LENGTHS = [0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1]
 def table(*steps, directory="/src", names=("a.c", "a.c", "b.h")):
     machine = Machine(list(names), 1, True, -5, 14, 13, LENGTHS)
     machine.run(b"\0\x09\2" + (0x1000).to_bytes(8, "little") + b"".join(steps) + END)
-    files = [(name, [row[0] for row in rows], rows) for name, rows in machine.rows.items() if rows]
+    files = [FileLines.of(name, rows) for name, rows in machine.rows.items() if rows]
     return Table(directory, files)
 
 
