@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 1, 2, 4, 0x800
@@ -60,7 +62,6 @@ class ElfSymbols:
         self.strings = strings
         self.sections = sections
         self.machine = EM_X86_64
-        self._letters: dict[int, str] = {}
         self._content: dict[str, tuple[mmap.mmap, int]] = {}
 
     @classmethod
@@ -112,11 +113,12 @@ class ElfSymbols:
 
     def letter(self, index: int) -> str:
         """nm's letter (bfd_decode_symclass())."""
-        key = self.heads[index] >> 32
-        letter = self._letters.get(key)
-        if letter is None:
-            letter = self._letters[key] = self._letter(key & 0xFF, key >> 16)
-        return letter
+        return self.letter_of(self.heads[index] >> 32)
+
+    @cached_property
+    def letter_of(self) -> Callable[[int], str]:
+        """The same from st_info | st_shndx << 16."""
+        return functools.cache(lambda key: self._letter(key & 0xFF, key >> 16))
 
     def _letter(self, info: int, section: int) -> str:
         bind, kind = info >> 4, info & 15

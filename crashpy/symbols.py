@@ -12,8 +12,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from drgn import FaultError, Program, RelocatableModule
@@ -61,9 +61,8 @@ class Symbol(NamedTuple):
 def stripped(name: str) -> str:
     """A function's name without what the compiler appended for a copy of it."""
     for ending in CLONES:
-        head, found, _ = name.partition(ending)
-        if found:
-            return head
+        if ending in name:
+            return name.partition(ending)[0]
     return name
 
 
@@ -179,25 +178,23 @@ class KernelSymbols:
 
     def __iter__(self) -> Iterator[Symbol]:
         self._sort_all()
-        elf = self.elf
-        heads, values, strings, letters = elf.heads, elf.values, elf.strings, elf._letters
+        elf, shown = self.elf, self._shown
         start, end, bias = self.start, self.end, self.bias
-        find = strings.index
+        strings, stop = elf.strings, elf.strings.index
+        new = partial(tuple.__new__, Symbol)  # without the call of Symbol's own __new__()
         for at in range(0, len(self._order), CHUNK):
             indexes = self._order[at : at + CHUNK].tolist()
-            for index, head, value in zip(
-                indexes,
-                map(heads.__getitem__, indexes),
-                map(values.__getitem__, indexes),
-                strict=True,
-            ):
-                begin = head & 0xFFFFFFFF
-                name = strings[begin : find("\0", begin)] or elf.name(index)
-                if "." in name:
-                    name = self._shown(name)
-                if start <= value <= end:
-                    value += bias
-                yield Symbol(name, value, letters.get(head >> 32) or elf.letter(index))
+            heads = list(map(elf.heads.__getitem__, indexes))
+            starts = [head & 0xFFFFFFFF for head in heads]
+            names = [strings[s : stop("\0", s)] if s else "" for s in starts]
+            names = [
+                shown(name) if "." in name else name or elf.name(index)
+                for name, index in zip(names, indexes, strict=True)
+            ]
+            values = map(elf.values.__getitem__, indexes)
+            addresses = [v + bias if start <= v <= end else v for v in values]
+            kinds = map(elf.letter_of, [head >> 32 for head in heads])
+            yield from map(new, zip(names, addresses, kinds, repeat(None), strict=False))
 
     def address(self, position: int) -> int:
         value = self._values[self._order[position]]
