@@ -27,7 +27,8 @@ class Deviation:
 
 @functools.cache
 def deviations() -> tuple[Deviation, ...]:
-    entries = tomllib.loads((HERE / "deviations.toml").read_text())["deviation"]
+    files = [HERE / "deviations.toml", *sorted(HERE.glob("deviations.d/*.toml"))]
+    entries = [e for file in files for e in tomllib.loads(file.read_text()).get("deviation", [])]
     return tuple(
         Deviation(
             re.compile(entry["command"]),
