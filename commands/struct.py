@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from drgn import Type, TypeKind, TypeMember, sizeof
 
 from crashpy.command import Address, CommandError, UsageError, command, flag, getopt, value
+from crashpy.gdb.expressions import lookup
 from crashpy.gdb.extract import Node, parsed, path_lines
 from crashpy.gdb.memory import FILE, KERNEL, USER, Memory, UnreadableError, is_kernel
 from crashpy.gdb.percpu import chosen_cpus, is_per_cpu, offline
@@ -381,6 +382,10 @@ def _address(
         if cpuspec is not None and not is_per_cpu(dump, symbol):
             dump.report(f"WARNING: {symbol.name} is not percpu; cpuspec ignored.")
             cpuspec = None
+        if cpuspec is not None:
+            variable = lookup(dump.gdb, symbol.name)
+            if variable is not None and resolved(variable.type_).kind == TypeKind.POINTER:
+                dump.report(f'WARNING: percpu symbol "{symbol.name}" is of type pointer')
         address = symbol.address
     return address, cpuspec, count
 
@@ -461,7 +466,7 @@ def _elements(
         else:
             for path in paths:
                 _checked(of, path)
-            yield _contents(dump, of, at, paths, memory, options)
+            yield contents(dump, of, at, paths, memory, options)
 
 
 def _raw(
@@ -485,9 +490,16 @@ def _raw(
     return Raw(Address(at), data, symbols)
 
 
-def _contents(
-    dump: Dump, of: Compound, at: int, paths: Sequence[str], memory: Memory, options: Options
+def contents(
+    dump: Dump,
+    of: Compound,
+    at: int,
+    paths: Sequence[str] = (),
+    memory: Memory | None = None,
+    options: Options = Options(),
 ) -> Contents:
+    """A structure at an address, or the members of it that the paths name."""
+    memory = memory or Memory(dump)
     data, fault = None, None
     try:
         data = memory.read(at, of.size)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object
+from drgn import Architecture, FaultError, Object, Program
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -32,7 +32,15 @@ def is_kernel(dump: Dump, address: int) -> bool:
     try:
         return address >= int(dump.prog["page_offset_base"].value_())
     except (LookupError, FaultError):
-        return bool(address >> 63)
+        return address >= lowest_kernel_address(dump.prog)
+
+
+def lowest_kernel_address(prog: Program) -> int:
+    """Where the kernel's addresses begin at the earliest; s390's share none with user's."""
+    platform = prog.platform
+    if platform is not None and platform.arch == Architecture.S390X:
+        return 0
+    return 1 << 47 if platform is None or platform.arch == Architecture.X86_64 else 1 << 63
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Memory:
             if self.kind == USER:
                 return self._user(address, size)
             return self._file(address, size)
-        except (FaultError, OverflowError, ValueError, OSError) as error:
+        except (FaultError, OverflowError, ValueError, OSError, MemoryError) as error:
             raise UnreadableError(self._reason(error, address, size, caller)) from error
 
     def _user(self, address: int, size: int) -> bytes:

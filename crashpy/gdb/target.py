@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from drgn import FaultError, Symbol, SymbolKind, Type, TypeKind
 
-from crashpy.gdb.memory import KERNEL, Memory, UnreadableError
+from crashpy.gdb.memory import KERNEL, Memory, UnreadableError, lowest_kernel_address
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -33,6 +33,7 @@ class Target:
         self.layouts: dict[object, Layout] = {}
         self.plans: dict[object, Any] = {}  # how to show a member: commands/struct.py
         self._names: dict[int, str] = {0: ""}
+        self._lowest = lowest_kernel_address(self.prog)
 
     @cached_property
     def _symbols(self) -> tuple[list[int], list[Symbol]]:
@@ -63,7 +64,7 @@ class Target:
             return text
 
     def _symbolic(self, address: int) -> str:
-        if not address >> 47:
+        if address < self._lowest:
             return ""  # crash lets gdb name kernel addresses only (gdb_print_callback())
         if address < self._end:
             name, start = self._kernel_symbol(address)
@@ -126,7 +127,7 @@ class Target:
         addresses, symbols = self._symbols
         while at >= 0 and symbols[at].kind in NO_NAMES:
             at -= 1
-        if at < 0 or not addresses[at] >> 63:
+        if at < 0 or addresses[at] < self._lowest:
             return []
         first = at
         while first and addresses[first - 1] == addresses[at]:
