@@ -5,6 +5,7 @@ crashpy [OPTION]... [VMLINUX] [VMCORE...]
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from crashpy.session import Session
 
 log = logging.getLogger("crashpy")
+
+# Verbs beside crash's own arguments, `crashpy VERB ...`: name, module, what it does.
+VERBS = (
+    ("convert", "crashpy.convert", "filter, pack, split, join or unflatten a dump"),
+    ("verify", "crashpy.convert", "check that everything a dump says it holds can be read"),
+)
 
 USAGE = "crashpy [OPTION]... [VMLINUX] [VMCORE...]"
 
@@ -178,8 +185,12 @@ def _split(word: str) -> tuple[str, str | None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     _configure_streams()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return _main(parse(sys.argv[1:] if argv is None else argv))
+        for verb, module, _ in VERBS:
+            if words and words[0] == verb:
+                return getattr(importlib.import_module(module), verb)(words[1:])
+        return _main(parse(words))
     except CommandError as error:
         sys.stderr.write(f"crashpy: {error}\n")
         return 2 if isinstance(error, OptionError) else 1
@@ -370,6 +381,9 @@ def usage() -> Iterator[str]:
             yield f"  {left}"
             left = ""
         yield f"  {left:22} {help}"
+    yield ""
+    for verb, _, help in VERBS:
+        yield f"  crashpy {verb:14} {help}"
     yield ""
     yield "Commands come from the terminal, or line by line from standard input."
 

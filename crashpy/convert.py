@@ -7,6 +7,8 @@ VMCOREINFO. A damaged source gives what can be read of it, and says how much is 
 from __future__ import annotations
 
 import argparse
+import errno
+import itertools
 import os
 import sys
 import time
@@ -43,20 +45,42 @@ def verify(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "crashpy verify", description="check that everything a dump says it holds can be read"
     )
-    parser.add_argument("paths", nargs="+", metavar="FILE")
+    parser.add_argument(
+        "paths", nargs="+", metavar="FILE", help="files of a split set are one dump"
+    )
     asked = parser.parse_args(words)
+    sets: dict[tuple[object, ...], list[Vmcore]] = {}
     status = 0
-    for path in asked.paths:
+    for path in dict.fromkeys(asked.paths):
         try:
-            findings = check([_recognised(path)])
+            file = _recognised(path)
         except CommandError as error:
-            findings = [str(error).removeprefix(f"{path}: ")]
+            status = 1
+            sys.stdout.write(f"{path}: {str(error).removeprefix(f'{path}: ')}\n")
+        else:
+            sets.setdefault(_set_of(file), []).append(file)
+    for files in sets.values():
+        name = files[0].path if len(files) == 1 else " ".join(file.path for file in files)
+        try:
+            findings = check(files)
+        except CommandError as error:
+            findings = [str(error).removeprefix(f"{files[0].path}: ")]
         except OSError as error:
             findings = [error.strerror or "cannot be read"]
         for finding in findings or ["whole: every page can be read"]:
-            sys.stdout.write(f"{path}: {finding}\n")
+            sys.stdout.write(f"{name}: {finding}\n")
         status |= bool(findings)
+        for file in files:
+            file.close()
     return status
+
+
+def _set_of(file: Vmcore) -> tuple[object, ...]:
+    """What the files of one split set have in common, and nothing else has."""
+    if file.header is None or not file.header.split:
+        return (file.path,)
+    header = file.header
+    return header.timestamp, header.max_mapnr, header.utsname, header.dump_level, header.vmcoreinfo
 
 
 def check(files: Sequence[Vmcore]) -> list[str]:
@@ -71,6 +95,8 @@ def check(files: Sequence[Vmcore]) -> list[str]:
     if any(file.incomplete for file in files):
         findings.append("marked as incomplete: the machine could not write all of it")
     memory = memory_of(files)
+    if isinstance(memory, KdumpMemory) and len(files) > 1 and not memory.whole:
+        findings.append("a file of the split set is missing")
     stored = lost = 0
     first_lost = -1
     step = 1 << 18
@@ -131,10 +157,19 @@ def _convert(asked: argparse.Namespace) -> int:
     files = [_recognised(path) for path in sources]
     if asked.raw:
         return _unflatten(files[0], Path(target), force=asked.force)
-    return _rewritten(files, target, asked)
+    for level, following in itertools.zip_longest(asked.levels, asked.levels[1:]):
+        try:
+            return _rewritten(files, target, asked, level)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or following is None or asked.flattened:
+                raise
+            sys.stderr.write(
+                f"crashpy convert: no room at level {level}: trying level {following}\n"
+            )
+    raise AssertionError("there is at least one level")
 
 
-def _rewritten(files: list[Vmcore], target: str, asked: argparse.Namespace) -> int:
+def _rewritten(files: list[Vmcore], target: str, asked: argparse.Namespace, level: int) -> int:
     from crashpy.vmcore.codecs import codec
     from crashpy.vmcore.memory import memory_of
     from crashpy.vmcore.write import FlattenedSink, select, split_ranges, write_elf, write_kdump
@@ -145,7 +180,7 @@ def _rewritten(files: list[Vmcore], target: str, asked: argparse.Namespace) -> i
     memory = memory_of(files)
     began = time.monotonic()
     _say(asked, "choosing the pages to keep")
-    selection = select(memory, asked.level)
+    selection = select(memory, level)
     progress = _progress(asked, began)
     if asked.flattened:
         stream = FlattenedSink(sys.stdout.buffer)
@@ -188,9 +223,8 @@ def _room_for(path: Path, selection: Selection, *, packed: bool) -> None:
     free = system.f_bavail * system.f_frsize
     needed = selection.pages * selection.memory.page_size // (8 if packed else 1)
     if needed > free:
-        raise CommandError(
-            f"{path}: needs at least {needed >> 20} MiB, {free >> 20} MiB are free there"
-        )
+        sentence = f"needs at least {needed >> 20} MiB, {free >> 20} MiB are free there"
+        raise OSError(errno.ENOSPC, sentence, str(path))
 
 
 def _unflatten(vmcore: Vmcore, target: Path, *, force: bool) -> int:
@@ -315,11 +349,11 @@ def _complain(verb: str, sentence: str) -> int:
     return 1
 
 
-def _level(word: str) -> int:
+def _levels(word: str) -> list[int]:
     levels = [int(part) for part in word.split(",")]
     if not all(0 <= level <= 31 for level in levels):
         raise ValueError(word)
-    return levels[0]
+    return levels
 
 
 def _count(word: str) -> int:
@@ -335,7 +369,10 @@ def _convert_parser() -> argparse.ArgumentParser:
         description="filter, pack, split, join or unflatten a dump; letters as makedumpfile's",
     )
     add = parser.add_argument
-    add("-d", dest="level", type=_level, default=0, metavar="LEVEL", help="dump level, 0 to 31")
+    add(
+        *("-d", "--level"), dest="levels", type=_levels, default=[0], metavar="LEVEL[,LEVEL]...",
+        help="dump level, 0 to 31; the next one where the first finds no room",
+    )  # fmt: skip
     for letter, name in PACKINGS.items():
         add(f"-{letter}", dest="packing", action="store_const", const=name, help=f"pack by {name}")
     add("-E", dest="elf", action="store_true", help="write an ELF file")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crashpy.cli import main
 from crashpy.convert import check, convert, verify
 from crashpy.vmcore.filter import Filter
 from crashpy.vmcore.memory import memory_of
@@ -199,3 +200,43 @@ def test_a_write_that_fails_leaves_nothing(sample, tmp_path, monkeypatch, capsys
     assert convert(["-c", sample, str(tmp_path / "vmcore")]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_files_of_a_split_set_are_one_dump(sample, tmp_path, capsys):
+    assert main(["convert", "-c", "--split", "3", sample, str(tmp_path / "v")]) == 0
+    parts = [str(path) for path in sorted(tmp_path.iterdir())]
+    assert main(["verify", *parts, sample, parts[0]]) == 0
+    whole = capsys.readouterr().out
+    assert whole.splitlines() == [
+        f"{' '.join(parts)}: whole: every page can be read",
+        f"{sample}: whole: every page can be read",
+    ]
+    assert main(["verify", parts[0], parts[2]]) == 1
+    assert "a file of the split set is missing" in capsys.readouterr().out
+
+
+def test_the_next_level_is_tried_where_there_is_no_room(examples, tmp_path, monkeypatch, capsys):
+    from crashpy.vmcore import write
+
+    source, target = str(examples / "vmcore-abba"), tmp_path / "vmcore"
+    levels = []
+
+    def chosen(memory, level):
+        levels.append(level)
+        if level == 0:
+            raise OSError(28, "No space left on device")
+        return select(memory, level)
+
+    select = write.select
+    monkeypatch.setattr(write, "select", chosen)
+    assert convert(["-c", "-d", "0,31", source, str(target)]) == 0
+    assert levels == [0, 31]
+    assert "no room at level 0: trying level 31" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["vmcore"]
+
+
+@pytest.mark.parametrize("verb", ["convert", "verify"])
+def test_the_command_line_knows_the_verbs(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert f"crashpy {verb}" in capsys.readouterr().out

@@ -50,7 +50,7 @@ class Codec:
     def pack(self, pages: NDArray[np.uint8]) -> Packed:
         """Pack each row of `pages`."""
         size = pages.shape[1]
-        whole = memoryview(pages.reshape(-1))
+        whole = pages.reshape(-1).data
         pieces = [whole[at : at + size] for at in range(0, len(pages) * size, size)]
         return self._kept(pieces, self._packed(pieces), size)
 
@@ -89,7 +89,7 @@ class Zstd(Codec):
         segments = np.empty((count, 2), "<u8")
         segments[:, 0] = np.arange(count) * size
         segments[:, 1] = size
-        whole = memoryview(pages.reshape(-1))
+        whole = pages.reshape(-1).data
         buffer = self._library.BufferWithSegments(whole, segments.tobytes())
         done = self._compressor.multi_compress_to_buffer(buffer, threads=self._workers)
         parts: list[Any] = [done[index] for index in range(count)]

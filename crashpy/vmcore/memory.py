@@ -10,7 +10,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -192,7 +192,7 @@ class ElfMemory(Memory):
 
 
 def _read_fully(fd: int, target: Pages, at: int) -> int:
-    view = memoryview(target)
+    view = target.data
     got = 0
     while got < len(view):
         step = os.preadv(fd, [view[got:]], at + got)
@@ -277,7 +277,8 @@ class _Part:
 
     def _descriptors(self, pfns: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
         """(index into pfns, offset, size, flags) of each of these that is stored."""
-        block, span = -1, np.empty(0, np.int64)
+        block = -1
+        span: NDArray[Any] = np.empty(0, np.uint64)
         raw = b""
         for index, pfn in enumerate(pfns.tolist()):
             if pfn // self.STEP != block:

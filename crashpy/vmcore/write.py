@@ -384,7 +384,7 @@ def write_elf(sink: Sink, selection: Selection, *, progress: Progress | None = N
             pages = buffer[: len(pfns)]
             good = memory.read_into(pfns, pages)
             lost += int(len(pfns) - good.sum())
-            sink.write(place + (low - run.first) * size, memoryview(pages.reshape(-1)))
+            sink.write(place + (low - run.first) * size, pages.reshape(-1).data)
             done += len(pfns)
             if progress:
                 progress(done, count)
