@@ -464,9 +464,16 @@ def _elements(
         elif options.raw:
             yield _raw(dump, of, at, paths, memory, options)
         else:
-            for path in paths:
-                _checked(of, path)
-            yield contents(dump, of, at, paths, memory, options)
+            known: list[str] = []
+            try:
+                for path in paths:
+                    _checked(of, path)
+                    known.append(path)
+            except CommandError:
+                if known:  # what comes before the wrong one is still shown
+                    yield contents(dump, of, at, known, memory, options)
+                raise
+            yield contents(dump, of, at, known, memory, options)
 
 
 def _raw(

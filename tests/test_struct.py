@@ -49,6 +49,13 @@ def test_paths(session):
     ]
 
 
+def test_what_comes_before_a_member_that_is_not_there(session):
+    assert shown(session, "struct task_struct.pid,nosuch init_task") == [
+        "  pid = 0,",
+        "struct: invalid data structure reference: task_struct.nosuch",
+    ]
+
+
 def test_counts(session):
     three = shown(session, "struct list_head.next init_task 3")
     assert len(three) == 5
