@@ -255,7 +255,8 @@ def _physical_ranges(vmcore: Vmcore) -> Iterator[tuple[int, int]]:
         yield from vmcore.header.stored_ranges()
     else:
         for segment in vmcore.segments:
-            yield segment.paddr, segment.filesz
+            # a damaged header may claim more than there is
+            yield segment.paddr, min(segment.filesz, vmcore.file.size - segment.offset)
 
 
 def _chunk(vmcore: Vmcore, prog: Program | None, address: int, size: int) -> bytes:

@@ -208,7 +208,13 @@ def _live_build_id(dump: Vmcore) -> bytes | None:
 
 
 def _damage(files: Sequence[Vmcore]) -> list[str]:
-    return [f"{file.path}: {file.damage}" for file in files if file.damage]
+    found = [f"{file.path}: {file.damage}" for file in files if file.damage]
+    found += [
+        f"{file.path}: this dumpfile is incomplete: its writer ran out of space, pages are missing"
+        for file in files
+        if file.incomplete
+    ]
+    return found
 
 
 def _sentence(words: str) -> str:

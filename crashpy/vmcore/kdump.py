@@ -139,6 +139,7 @@ def read_header(file: Bytes) -> KdumpHeader | None:
             sane = block_size in (4096, 8192, 16384, 65536) and 0 < sub_size < 1 << 16
             if not sane or 8 * bitmap_blocks * block_size < mapnr:
                 continue
+            most = 8 * bitmap_blocks * block_size
             seconds = struct.unpack_from(order + ("Q" if bits == 64 else "I"), main, at - 16)[0]
             if bits == 32:
                 seconds = struct.unpack_from(order + "I", main, 404)[0]
@@ -157,7 +158,7 @@ def read_header(file: Bytes) -> KdumpHeader | None:
                 block_size=block_size,
                 sub_hdr_size=sub_size,
                 bitmap_blocks=bitmap_blocks,
-                **_sub_header(file, sub, order, bits, version, mapnr, block_size, sub_size),
+                **_sub_header(file, sub, order, bits, version, mapnr, block_size, sub_size, most),
             )
     return None
 
@@ -171,6 +172,7 @@ def _sub_header(
     mapnr: int,
     block_size: int,
     blocks: int,
+    most: int,
 ) -> dict[str, Any]:
     """The fields that came in with each header_version; what is not there is empty."""
     if bits == 64:
@@ -195,7 +197,8 @@ def _sub_header(
         notes = file.read(note_at, min(note_size, 1 << 26))
         headers_end = max(headers_end, note_at + note_size)
     return {
-        "max_mapnr": mapnr64 if version >= 6 else mapnr,
+        # no more than there are bits for, whatever a damaged header says
+        "max_mapnr": min(mapnr64, most) if version >= 6 else mapnr,
         "dump_level": level if known else 0,
         "split": bool(version >= 2 and split),
         "start_pfn": start64 if version >= 6 else start,

@@ -172,7 +172,7 @@ def _kdump(path: str, file: Bytes) -> Vmcore:
         header=header,
         incomplete=header.incomplete,
     )
-    if not header.incomplete and (needed := header.needed_size) > file.size:
+    if (needed := header.needed_size) > file.size:
         dump.damage = f"the file is cut short: {file.size} of at least {needed} bytes"
     return dump
 
