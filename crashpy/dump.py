@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from drgn import FaultError, Program
 
 if TYPE_CHECKING:
+    from crashpy.elf import ElfSymbols
     from crashpy.gdb.target import Target
     from crashpy.opening.options import OpenOptions
     from crashpy.symbols import SymbolTable
@@ -45,6 +46,7 @@ class Dump:
     files: tuple[Vmcore, ...] = ()  # the dump's files, their headers read; several: a split set
     kernel_file: str = ""  # the ELF file drgn reads: `kernel`, or what it was unpacked to
     build_id: bytes | None = None  # the kernel's
+    symtab: ElfSymbols | None = None  # the kernel's symbols where there is no vmlinux
     _context: Task | None = None
 
     @property

@@ -16,10 +16,10 @@ from functools import cached_property, partial
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from drgn import FaultError, Program, RelocatableModule
+from drgn import Program, RelocatableModule
 
 from crashpy.command import Address
-from crashpy.elf import EM_X86_64, STT_FILE, ElfSymbols, Section
+from crashpy.elf import EM_X86_64, STT_FILE, ElfSymbols
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -406,7 +406,10 @@ class SymbolTable:
     def kernel(self) -> KernelSymbols:
         for elf, bias in self._kernel_files():
             return KernelSymbols(elf, bias, strip=self.strip)
-        return KernelSymbols(_from_kallsyms(self._prog), 0, strip=self.strip)
+        if (known := self._dump.symtab) is not None:
+            bias = int(self._dump.vmcoreinfo.get("KERNELOFFSET", "0"), 16)
+            return KernelSymbols(known, bias, strip=self.strip)
+        return KernelSymbols(ElfSymbols(memoryview(bytes(24)), "\0", []), 0)
 
     @cached_property
     def modules(self) -> list[Module]:
@@ -762,34 +765,3 @@ def _module_lines(prog: Program, module: Module) -> Lines | None:
             # What the kernel itself remembers of its sections is more than symbols tell.
             addresses |= dict(known.section_addresses)
     return Lines(module.elf, 0, addresses)
-
-
-def _from_kallsyms(prog: Program) -> ElfSymbols:
-    """Without a vmlinux: what the kernel's own kallsyms say, as if it were an ELF file."""
-    import struct
-
-    from drgn import SymbolBinding, SymbolKind
-    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
-
-    try:
-        known = load_vmlinux_kallsyms(prog)(prog, None, None, False)
-    except (LookupError, FaultError, ValueError):
-        known = []
-    low = min((s.address for s in known if s.name in ("_text", "_stext")), default=0)
-    high = max((s.address for s in known), default=0)
-    etext = max((s.address for s in known if s.name == "_etext"), default=high)
-    sections = (
-        Section("", 0, 0, 0, True),
-        Section(".text", low, etext - low, 6, False),
-        Section(".data", etext, high - etext + 1, 3, False),
-    )
-    table = bytearray(24)
-    names = ["\0"]
-    at = 1
-    for symbol in known:
-        section = 1 if symbol.kind == SymbolKind.FUNC or low <= symbol.address < etext else 2
-        bind = {SymbolBinding.GLOBAL: 1, SymbolBinding.WEAK: 2}.get(symbol.binding, 0)
-        table += struct.pack("<IBBHQQ", at, bind << 4, 0, section, symbol.address, symbol.size)
-        names.append(f"{symbol.name}\0")
-        at += len(symbol.name) + 1
-    return ElfSymbols(memoryview(bytes(table)), "".join(names), sections)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -20,16 +20,13 @@ from typing import Any
 import drgn
 from drgn import FaultError, FindObjectFlags, Object, Program, Symbol, Type, TypeKind
 
+from crashpy.elf import ElfSymbols
 from crashpy.opening.btf import KINDS_OF, Btf, BtfError, Kind
 from crashpy.opening.errors import OpeningError
+from crashpy.opening.kallsyms import Kallsyms, KallsymsError
+from crashpy.opening.symtab import SymbolFinder, table_of
 
 log = logging.getLogger("crashpy")
-
-SymbolFinder = Callable[[Program, str | None, int | None, bool], Sequence[Symbol]]
-
-# Below this lie x86-64's per-CPU offsets: looked up by address they would make every
-# NULL print as __per_cpu_start.
-LOWEST_KERNEL_ADDRESS = 1 << 32
 
 
 def declarations() -> dict[str, list[str]]:
@@ -185,29 +182,18 @@ def _size(type_: Type) -> int:
 def describe(
     prog: Program,
     vmcoreinfo: Mapping[str, str],
-    fresh: Callable[[], Program],
-    kallsyms: SymbolFinder | None = None,
+    map_: Sequence[tuple[int, str, str]] | None = None,
     btf: bytes = b"",
-) -> list[str]:
+) -> tuple[ElfSymbols, list[str]]:
     """Give a program that knows only its dump's memory types, symbols and stacks.
 
-    `fresh` opens the same dump once more: reading VMCOREINFO through drgn fixes the
-    program's `char`, signed, before BTF can say better, so that is left to a program
-    of its own. `kallsyms` replaces the symbol tables in the dump (a System.map), `btf`
-    the kernel's types there (a boot image has them too). Returns what could not be had,
-    in words. Raises OpeningError where the dump cannot be opened this way at all.
+    `map_` replaces the symbol tables in the dump (a System.map), `btf` the kernel's types
+    there (a boot image has them too). Returns the kernel's symbols, and in words what
+    could not be had. Raises OpeningError where the dump cannot be opened this way at all.
     """
-    first = fresh()
-    symbols = kallsyms or _kernel_symbols(first, vmcoreinfo)
-
-    def find_symbol(
-        prog: Program, name: str | None, address: int | None, one: bool
-    ) -> Sequence[Symbol]:
-        if address is not None and address < LOWEST_KERNEL_ADDRESS:
-            return []
-        return symbols(prog, name, address, one)
-
-    prog.register_symbol_finder("kallsyms", find_symbol, enable_index=0)
+    bias = int(vmcoreinfo.get("KERNELOFFSET", "0"), 16)
+    table = table_of(map_ or _kernel_symbols(prog, vmcoreinfo), bias)
+    prog.register_symbol_finder("kallsyms", SymbolFinder(table, bias), enable_index=0)
     try:
         base = Btf(prog, btf or _kernel_btf(prog))
     except LookupError:
@@ -234,7 +220,7 @@ def describe(
         _module_symbols(prog)
     except (FaultError, LookupError, ValueError) as error:
         missing.append(f"symbols of modules ({error})")
-    return missing
+    return table, missing
 
 
 def _kernel_btf(prog: Program) -> bytes:
@@ -242,20 +228,18 @@ def _kernel_btf(prog: Program) -> bytes:
     return prog.read(start, stop - start)
 
 
-def _kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> SymbolFinder:
-    from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
-
+def _kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> Iterable[tuple[int, str, str]]:
     if "SYMBOL(kallsyms_names)" not in vmcoreinfo:
         raise OpeningError(
-            "VMCOREINFO does not say where this kernel keeps its symbols (kernels before 6.0 do "
-            "not): its vmlinux with debug information is needed"
+            "VMCOREINFO does not say where this kernel keeps its symbols (kernels before 6.0 do"
+            " not): its vmlinux with debug information is needed, or its System.map (--kallsyms)"
         )
     try:
-        return load_vmlinux_kallsyms(prog)
-    except (FaultError, LookupError, ValueError) as error:
+        return Kallsyms(prog, vmcoreinfo)
+    except KallsymsError as error:
         raise OpeningError(
-            f"the kernel's symbols cannot be read from the dump ({error}): "
-            "its vmlinux with debug information is needed"
+            f"{error}: the kernel's vmlinux with debug information is needed,"
+            " or its System.map (--kallsyms)"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """The kernel's own symbol table (kernel/kallsyms.c), with nm's letters, from the dump.
 
-drgn reads the same tables and is what the program looks names up in; it leaves out the
-letters that crash shows. Names are kept compressed, as the kernel has them.
+drgn reads the same tables, without the letters that crash shows; its index of them would
+be a second copy. Names are decoded in one pass, in the time that index takes.
 """
 
 from __future__ import annotations
@@ -48,20 +48,22 @@ class Kallsyms:
             values = [offset if offset >= 0 else base - 1 - offset for offset in offsets]
         else:
             values = [base + (offset & 0xFFFFFFFF) for offset in offsets]
-        self._order = array("I", sorted(range(count), key=values.__getitem__))
-        self.addresses = array("Q", map(values.__getitem__, self._order))
+        self._values = values
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._values)
 
     def __iter__(self) -> Iterator[tuple[int, str, str]]:
-        for position in range(len(self._order)):
-            yield (self.addresses[position], *self.name(position))
-
-    def name(self, position: int) -> tuple[str, str]:
-        """Letter and name."""
-        text = self._text(self._order[position])
-        return chr(text[0]) if text else "?", text[1:].decode(errors="replace")
+        """Address, letter and name of every symbol, by address but for per-CPU ones."""
+        names, tokens, join = self._names, [t.decode("latin-1") for t in self._tokens], "".join
+        token = tokens.__getitem__
+        for place, value in zip(self._places, self._values, strict=True):
+            length = names[place]
+            if length & 0x80:
+                place += 1
+                length = length & 0x7F | names[place] << 7
+            text = join(map(token, names[place + 1 : place + 1 + length]))
+            yield value, text[:1] or "?", text[1:]
 
     def _walk(self, count: int) -> array[int]:
         """Where each compressed name begins."""

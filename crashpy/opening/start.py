@@ -99,11 +99,11 @@ def _bare(
         raise why
     dump = files[0]
     prog = start(files, options)
-    symbols = read_symbols(options.kallsyms, dump.vmcoreinfo) if options.kallsyms else None
+    map_ = read_symbols(options.kallsyms, dump.vmcoreinfo) if options.kallsyms else None
     btf = image.elf.content(".BTF") if image else b""
     options.progress("reading the kernel's own types and symbols")
     try:
-        lacking = describe(prog, dump.vmcoreinfo, lambda: start(files, options), symbols, btf)
+        symbols, lacking = describe(prog, dump.vmcoreinfo, map_, btf)
     except OpeningError as error:
         reason = "" if options.debuginfo == "btf" else f"; {why}"
         raise OpeningError(f"{dump.path}: {error}{reason}") from error
@@ -117,6 +117,7 @@ def _bare(
         options=options,
         files=tuple(files),
         build_id=dump.build_id,
+        symtab=symbols,
     )
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from drgn import Symbol, SymbolBinding, SymbolIndex, SymbolKind
-
 from crashpy.opening.errors import OpeningError
 
 _LINE = re.compile(rb"^([0-9a-fA-F]{8,16}) ([a-zA-Z?]) (\S+)(?:[ \t]+\[(\S+)\])?$", re.MULTILINE)
 
 
-def read_symbols(path: str, vmcoreinfo: Mapping[str, str]) -> SymbolIndex:
-    """The kernel's symbols of `nm`'s form, moved by KASLR's offset where they are not yet.
+def read_symbols(path: str, vmcoreinfo: Mapping[str, str]) -> list[tuple[int, str, str]]:
+    """Address, letter, name of the kernel's symbols, moved by KASLR's offset if need be.
 
     Raises OpeningError for a file of another form, of another kernel, or whose
     addresses were hidden from the user who saved it.
@@ -35,23 +33,11 @@ def read_symbols(path: str, vmcoreinfo: Mapping[str, str]) -> SymbolIndex:
             f"{path}: its addresses are not those of the dump's kernel"
             f" {vmcoreinfo.get('OSRELEASE', '')}: it belongs to another one"
         )
-    found.sort(key=lambda entry: entry[0])
-    symbols = []
-    for index, (address, kind, name) in enumerate(found):
-        following = found[index + 1][0] if index + 1 < len(found) else address
-        binding = SymbolBinding.GLOBAL if kind.isupper() else SymbolBinding.LOCAL
-        function = kind in "tTwW"
-        symbols.append(
-            Symbol(
-                name,
-                # The fixed per-CPU symbols below the kernel do not move.
-                address + moved if address >= 1 << 32 else address,
-                following - address,
-                binding,
-                SymbolKind.FUNC if function else SymbolKind.OBJECT,
-            )
-        )
-    return SymbolIndex(symbols)
+    # The fixed per-CPU symbols below the kernel do not move.
+    return [
+        (address + moved if address >= 1 << 32 else address, kind, name)
+        for address, kind, name in found
+    ]
 
 
 def _moved(found: list[tuple[int, str, str]], vmcoreinfo: Mapping[str, str]) -> int | None:

@@ -1,0 +1,170 @@
+"""Symbols that come from no ELF file, kept as if they did: kallsyms, System.map.
+
+crashpy.symbols works on ELF symbol tables; one is made here of addresses, nm's letters
+and names. The same table answers drgn, so that there is one copy of the names.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+from drgn import Program, Symbol, SymbolBinding, SymbolKind
+
+from crashpy.elf import (
+    SHF_ALLOC,
+    SHF_EXECINSTR,
+    SHF_WRITE,
+    SHN_ABS,
+    STB_LOCAL,
+    STB_WEAK,
+    STT_GNU_IFUNC,
+    STT_OBJECT,
+    ElfSymbols,
+    Section,
+)
+
+# Sections that symbols tell the ends of: name, first symbol, last one, flags, is it empty in a
+# file. The order of arch/x86/kernel/vmlinux.lds.S.
+SECTIONS = (
+    (".text", "_stext", "_etext", SHF_ALLOC | SHF_EXECINSTR, False),
+    (".rodata", "__start_rodata", "__end_rodata", SHF_ALLOC, False),
+    (".data", "_sdata", "_edata", SHF_ALLOC | SHF_WRITE, False),
+    (".init.text", "_sinittext", "_einittext", SHF_ALLOC | SHF_EXECINSTR, False),
+    (".bss", "__bss_start", "__bss_stop", SHF_ALLOC | SHF_WRITE, True),
+)
+PER_CPU = len(SECTIONS) + 1
+LETTERS = {"t": 1, "r": 2, "d": 3, "b": 5, "g": 3, "s": 5}  # letter -> index of its section
+# Below this lie x86-64's per-CPU offsets: looked up by address they would make every
+# NULL print as __per_cpu_start.
+LOWEST_KERNEL_ADDRESS = 1 << 32
+STB_GLOBAL = 1
+
+
+def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
+    """An ELF symbol table of (address, letter, name), as it was before KASLR moved it.
+
+    It is in the order of its values, and its names are in the order of the table.
+    """
+    bounds = {name: 0 for _, first, last, *_ in SECTIONS for name in (first, last)}
+    keys: dict[str, int] = {}
+    kinds, values, names = array("I"), array("Q"), []
+    for address, letter, name in found:
+        if name in bounds:
+            bounds[name] = address
+        if address < LOWEST_KERNEL_ADDRESS:
+            # kallsyms has but one letter for all that is per CPU
+            kind = _key(letter.replace("A", "D"), PER_CPU)
+        else:
+            address -= bias
+            kind = keys.get(letter, 0) or keys.setdefault(letter, _key(letter))
+        kinds.append(kind)
+        values.append(address)
+        names.append(name)
+    order = sorted(range(len(values)), key=values.__getitem__)
+    names = [names[index] for index in order]
+    table = array("Q", bytes(24 * (len(order) + 1)))
+    places = accumulate((len(name) + 1 for name in names), initial=1)
+    table[3::3] = array("Q", [kinds[i] << 32 | at for i, at in zip(order, places, strict=False)])
+    table[4::3] = sizeless = array("Q", map(values.__getitem__, order))
+    table[5::3] = _sizes(sizeless)
+    strings = "\0".join(["", *names, ""])
+    return ElfSymbols(memoryview(table).cast("B"), strings, list(_sections(bounds, bias)))
+
+
+def _sizes(values: array[int]) -> array[int]:
+    """How far it is to the next symbol: there is nothing better to go by."""
+    found = array("Q", bytes(8 * len(values)))
+    following = above = 0
+    for index in range(len(values) - 1, -1, -1):
+        value = values[index]
+        if value != above:
+            following, above = above, value
+        found[index] = max(following - value, 0)
+    return found
+
+
+def _key(letter: str, section: int = 0) -> int:
+    """st_info | st_shndx << 16 of which nm makes that letter."""
+    if letter in "wW":
+        return STB_WEAK << 4 | 1 << 16
+    if letter in "vV":
+        return STB_WEAK << 4 | STT_OBJECT | 3 << 16
+    bind = (STB_LOCAL if letter.islower() else STB_GLOBAL) << 4
+    if letter == "i":
+        return bind | STT_GNU_IFUNC | 1 << 16
+    return bind | (section or LETTERS.get(letter.lower(), SHN_ABS)) << 16
+
+
+def _sections(bounds: dict[str, int], bias: int) -> Iterable[Section]:
+    yield Section("", 0, 0, 0, True)
+    for name, first, last, flags, nobits in SECTIONS:
+        low, high = bounds[first], bounds[last]
+        there = 0 < low <= high
+        yield Section(name, low - bias if there else 0, high - low if there else 0, flags, nobits)
+    yield Section(".data..percpu", 0, 0, SHF_ALLOC | SHF_WRITE, False)
+
+
+class SymbolFinder:
+    """Answers drgn's questions for symbols from such a table."""
+
+    def __init__(self, table: ElfSymbols, bias: int) -> None:
+        self.table = table
+        self.bias = bias
+        self._named: dict[str, list[int]] = {}
+
+    def __call__(
+        self,
+        prog: Program,  # noqa: ARG002  drgn's signature
+        name: str | None,
+        address: int | None,
+        one: bool,
+    ) -> Sequence[Symbol]:
+        if address is not None:
+            found = self._at(address)
+            if name is not None:
+                found = [index for index in found if self.table.name(index) == name]
+        else:
+            found = list(range(1, len(self.table))) if name is None else self._of(name)
+        if one:  # as drgn: of several the first global one
+            found = sorted(found, key=lambda i: not self._is_global(i))[:1]
+        return [self._symbol(index) for index in found]
+
+    def _of(self, name: str) -> list[int]:
+        found = self._named.get(name)
+        if found is None:
+            found = self._named[name] = []
+            heads, strings, needle = self.table.heads, self.table.strings, f"\0{name}\0"
+            at = strings.find(needle)
+            while at >= 0:
+                place = at + 1
+                found.append(bisect_left(heads, place, 1, key=lambda head: head & 0xFFFFFFFF))
+                at = strings.find(needle, place)
+        return found
+
+    def _at(self, address: int) -> list[int]:
+        if address < LOWEST_KERNEL_ADDRESS:
+            return []
+        values = self.table.values
+        end = bisect_right(values, address - self.bias)
+        start = bisect_left(values, values[end - 1], 1, end)
+        return list(range(start, end))
+
+    def _is_global(self, index: int) -> bool:
+        return bool(self.table.heads[index] >> 36 & 15)
+
+    def _symbol(self, index: int) -> Symbol:
+        value = self.table.values[index]
+        letter = self.table.letter(index)
+        binding = SymbolBinding.GLOBAL if self._is_global(index) else SymbolBinding.LOCAL
+        if letter in "wWvV":
+            binding = SymbolBinding.WEAK
+        return Symbol(
+            self.table.name(index),
+            value + self.bias if value >= LOWEST_KERNEL_ADDRESS else value,
+            self.table.sizes[index],
+            binding,
+            SymbolKind.FUNC if letter in "tTwWi" else SymbolKind.OBJECT,
+        )
