@@ -399,6 +399,16 @@ def test_bad_input_is_one_sentence(name: str, made: Path) -> None:
     assert "\n" not in sentence
 
 
+def test_a_segment_that_claims_more_than_the_file(made: Path, tmp_path: Path) -> None:
+    """The search for VMCOREINFO ends where the file does."""
+    elf = forms.elf(SAMPLE, tmp_path / "elf", qemu=True, vmcoreinfo=False)
+    data = bytearray(elf.read_bytes())
+    struct.pack_into("<Q", data, 64 + 56 + 32, 1 << 60)  # p_filesz of the first PT_LOAD
+    elf.write_bytes(data)
+    with crashpy.open(made / "vmlinux", elf) as dump:
+        assert "the file is cut short" in dump.missing[0]
+
+
 def test_a_pipe_is_not_waited_for(made: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OpeningError, match="is a pipe"):

@@ -108,7 +108,7 @@ def split_set(paths: Sequence[str]) -> list[Vmcore]:
         opened.append(vmcore)
     first = opened[0]
     if len(opened) == 1 and first.split:
-        opened = sorted([first, *_siblings(first)], key=_range)
+        opened = sorted([first, *_siblings(first)], key=lambda part: (_range(part), part.path))
     if len(opened) > 1:
         for other in opened:
             if not other.split or _identity(other) != _identity(first):
