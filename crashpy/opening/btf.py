@@ -202,14 +202,16 @@ class Btf:
                 return self.type(self._first_id + position)
         return None
 
+    def named(self, kinds: Sequence[Kind]) -> Iterator[tuple[str, int]]:
+        """Name and id of every named type of these kinds."""
+        for offset, numbers in self._by_name.items():
+            for number in numbers:
+                if self._record(number)[1] in kinds:
+                    yield self._string(offset), number
+
     def type_names(self) -> set[str]:
         """Names of all structures, unions and typedefs."""
-        wanted = (Kind.STRUCT, Kind.UNION, Kind.TYPEDEF)
-        return {
-            self._string(offset)
-            for offset, numbers in self._by_name.items()
-            if any(self._record(number)[1] in wanted for number in numbers)
-        }
+        return {name for name, _ in self.named((Kind.STRUCT, Kind.UNION, Kind.TYPEDEF))}
 
     def _record(self, number: int) -> tuple[int, int, int, bool]:
         """Index into the words, kind, number of items, kind_flag."""
