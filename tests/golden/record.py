@@ -22,6 +22,9 @@ GOLDEN = Path(__file__).parent
 EXAMPLES = GOLDEN.parent.parent / "examples"
 DEFAULT_CRASH = "~/.cache/crash-reference/crash"
 VERSION = "9.0.2"
+# What these print depends on the kernel more than on the dump: two dumps are enough.
+STATIC = {"ascii", "eval", "mod", "p", "struct", "sym", "union", "whatis"}
+STATIC_ON = {"vmcore-null", "vmcore-abba"}
 
 
 def main() -> int:
@@ -48,7 +51,8 @@ def main() -> int:
             argv = [str(crash), "-s", "--no_crashrc", "vmlinux", dump]
             with Driver(argv, work) as driver:
                 transcripts: dict[str, list[str]] = {}
-                for path, answer in ask(driver, lists):
+                wanted_lists = [p for p in lists if dump in STATIC_ON or p.stem not in STATIC]
+                for path, answer in ask(driver, wanted_lists):
                     if answer.died:
                         print(f"{dump}: crash did not survive {answer.line!r}", file=sys.stderr)  # noqa: T201
                         continue
