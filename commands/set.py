@@ -185,8 +185,9 @@ def _words(
             if word != "silent" or not settings.silent:
                 yield setting(dump, settings, word)
         elif found := named(dump, word):
-            dump.context = found[0]
-            yield context(dump, found[0])
+            if dump.context not in found:  # of the idle tasks, PID 0, it may be any
+                dump.context = found[0]
+            yield context(dump, dump.context)
         elif word not in ("free", "data_debug"):
             dump.report(f"invalid task or pid value: {word}")
 
