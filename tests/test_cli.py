@@ -18,7 +18,10 @@ DUMP = ["--no_crashrc", str(EXAMPLES / "vmlinux.zst"), str(EXAMPLES / "vmcore-nu
 
 def crashpy(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "crashpy", *arguments], input=stdin, capture_output=True, text=True
+        [sys.executable, "-P", "-m", "crashpy", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -115,7 +118,7 @@ def test_the_status_says_whether_a_command_failed():
 
 def test_each_line_is_answered_before_the_next_is_written():
     with subprocess.Popen(
-        [sys.executable, "-m", "crashpy", "-s", *DUMP],
+        [sys.executable, "-P", "-m", "crashpy", "-s", *DUMP],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -130,7 +133,7 @@ def test_each_line_is_answered_before_the_next_is_written():
 
 def test_ctrl_c_ends_a_script():
     with subprocess.Popen(
-        [sys.executable, "-m", "crashpy", "-c", "repeat -1 set hash", "-c", "set", *DUMP],
+        [sys.executable, "-P", "-m", "crashpy", "-c", "repeat -1 set hash", "-c", "set", *DUMP],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -144,7 +147,7 @@ def test_ctrl_c_ends_a_script():
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    command = f"{sys.executable} -m crashpy -c 'repeat set hash' {' '.join(DUMP)} | head -1"
+    command = f"{sys.executable} -P -m crashpy -c 'repeat set hash' {' '.join(DUMP)} | head -1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert result.stdout == "hash: on\n"
     assert result.stderr == ""
@@ -153,7 +156,7 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_startup_files(tmp_path):
     (tmp_path / ".crashrc").write_text("set vi\nalias h16 set hex\nset offline hide\n")
     result = subprocess.run(
-        [sys.executable, "-m", "crashpy", *DUMP[1:]],
+        [sys.executable, "-P", "-m", "crashpy", *DUMP[1:]],
         input="h16\n",
         capture_output=True,
         text=True,

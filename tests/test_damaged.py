@@ -75,7 +75,7 @@ def judge(vmlinux: Path, paths: list[Path]) -> dict[str, str]:
     workers = []
     for share in (paths[::2], paths[1::2]):
         worker = subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(vmlinux), ",".join(LINES), str(SECONDS)],
+            [sys.executable, "-P", "-c", WORKER, str(vmlinux), ",".join(LINES), str(SECONDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

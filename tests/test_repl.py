@@ -144,7 +144,9 @@ def test_more_than_a_screenful_goes_through_the_pager_from_its_first_line():
         "for n in range(100): s.write(f'{n}\\n')\n"
         "s.close()\n"
     )
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True
+    )
     assert out.stdout.splitlines() == [f"paged {n}" for n in range(100)]
 
 
