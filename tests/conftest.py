@@ -16,6 +16,7 @@ import pytest
 
 import crashpy
 from crashpy.session import Session
+from crashpy.settings import Settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -35,7 +36,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _opened(name: str) -> Session:
     dump = crashpy.open(str(EXAMPLES / "vmlinux.zst"), str(EXAMPLES / name))
     dump.kernel, dump.vmcore = "vmlinux", name  # as the recording session named them
-    return Session(dump)
+    return Session(dump, Settings(silent=True, scroll=False))
 
 
 @pytest.fixture(scope="session")
