@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
 from crashpy.opening import OpenOptions, open_dump
+from crashpy.progress import Progress
 from crashpy.settings import (
     Settings,
     apply_early,
@@ -35,6 +36,10 @@ log = logging.getLogger("crashpy")
 VERBS = (
     ("convert", "crashpy.convert", "filter, pack, split, join or unflatten a dump"),
     ("verify", "crashpy.convert", "check that everything a dump says it holds can be read"),
+    ("save", "crashpy.save", "filter and pack a dump, and put it where URL says"),
+    ("list", "crashpy.save", "the dumps that were saved below URL"),
+    ("prune", "crashpy.save", "delete the oldest of them"),
+    ("fetch", "crashpy.save", "copy one of them here, going on where it was broken off"),
 )
 
 USAGE = "crashpy [OPTION]... [VMLINUX] [VMCORE...]"
@@ -55,7 +60,6 @@ OPTIONS = (
     ("-e", "vi|emacs", "keys of the line editor"),
     ("-d", "NUMBER", "debug level: from 1 on, an unexpected error shows where it happened"),
     ("--mod", "DIR", "look for modules with debug information in DIR"),
-    ("--src", "DIR", "look for the kernel's sources in DIR"),
     ("--zero_excluded", "", "pages that the dump lacks read as zero"),
     ("--offline", "show|hide", "what commands do about CPUs that are offline"),
     ("--hex", "", "numbers are hexadecimal, whatever a startup file says"),
@@ -74,6 +78,7 @@ OPTIONS = (
     ("--demo", "", "open the sample dump of a crashpy checkout"),
     ("--kaslr", "auto", "nothing: the offset is always found in the dump"),
     ("--hash", "NUMBER", "nothing: no table has a fixed size"),
+    ("--src", "DIR", "nothing: no command shows source text yet"),
 )
 
 _GDB = "there is no gdb inside"
@@ -280,7 +285,6 @@ def _override(settings: Settings, wanted: Arguments) -> None:
     settings.output = "json" if "--json" in wanted else settings.output
     settings.radix = 16 if "--hex" in wanted else 10
     settings.radix_fixed = "--hex" in wanted or "--dec" in wanted
-    settings.sources = wanted.last("--src")
     settings.strip = "--no_strip" not in wanted
     for pager in ("more", "less", "CRASHPAGER"):
         if f"--{pager}" in wanted and settings.pager != "none":
@@ -298,14 +302,18 @@ def _open(wanted: Arguments, settings: Settings) -> Session:
     module_dirs = [*wanted.every("--mod")]
     if path := os.environ.get("CRASH_MODULE_PATH"):
         module_dirs.append(path)
-    dump = open_dump(
-        paths,
-        options=OpenOptions(
-            module_dirs=tuple(module_dirs),
-            cache="--no-cache" not in wanted,
-            zero_excluded=settings.zero_excluded,
-        ),
-    )
+    with Progress() as progress:
+        progress("opening the dump")
+        dump = open_dump(
+            paths,
+            options=OpenOptions(
+                module_dirs=tuple(module_dirs),
+                cache="--no-cache" not in wanted,
+                zero_excluded=settings.zero_excluded,
+                progress=progress,
+            ),
+        )
+    dump.symbols.strip = settings.strip
     _restrict(dump, wanted)
     return Session(dump, settings, minimal="--minimal" in wanted)
 

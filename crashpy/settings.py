@@ -42,7 +42,6 @@ class Settings:
     error: str = "default"  # or redirect, or a file: where errors go
     output: str = "text"  # or json
     # Said on the command line alone.
-    sources: str | None = None  # the folder of the kernel's sources
     strip: bool = True  # cut the endings of the names of copies of a function
 
     @property
