@@ -365,7 +365,8 @@ def dentry_lines(found: Iterable[DentryInfo]) -> Iterator[str]:
     """Its display_dentry_info()."""
     yield f"{'DENTRY':^16} {'INODE':^16} {'SUPERBLK':^16} TYPE PATH"
     for d in found:
-        yield f"{d.dentry:16x} {d.inode:16x} {_centred(d.superblock)} {d.type or 'N/A':4} {d.path}"
+        superblock = centered(f"{d.superblock:x}", 16)
+        yield f"{d.dentry:16x} {d.inode:16x} {superblock} {d.type or 'N/A':4} {d.path}"
 
 
 @dataclass(frozen=True)

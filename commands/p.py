@@ -148,7 +148,7 @@ def _result(
         show_object(gdb, value, Style(format=format, kind=kind), memory)
     except UnreadableError as error:
         # crash keeps what gdb printed for a variable back, its complaints included.
-        if leader is None and str(error):
+        if (leader is None or kind == USER) and str(error):
             dump.report(str(error))
         raise CommandError(f"gdb request failed: {shown}") from error
     except GdbError as error:

@@ -342,7 +342,7 @@ HEXADECIMAL = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})")
 
 def is_number(word: str) -> bool:
     """Whether it is a decimal or hexadecimal number (crash's IS_A_NUMBER())."""
-    return HEXADECIMAL.fullmatch(word) is not None
+    return HEXADECIMAL.fullmatch(word) is not None or (word.isascii() and word.isdecimal())
 
 
 def named(dump: Dump, word: str) -> list[Task]:

@@ -341,6 +341,8 @@ class Parser:
             # A function that was inlined somewhere may lack an address in debug information.
             if found.absent_ and (symbol := self.target.elf_symbol(name)) is not None:
                 return Object(self.prog, found.type_, address=symbol[0])
+            if found.absent_ and found.type_.kind == TypeKind.FUNCTION:  # inlined everywhere
+                raise GdbError(f'No symbol "{name}" in current context.')
             return found
         if symbol is None:
             raise GdbError(f'No symbol "{name}" in current context.')

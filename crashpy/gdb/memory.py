@@ -68,6 +68,8 @@ class Memory:
         from drgn.helpers.linux.mm import access_remote_vm
 
         task = self.dump.context
+        if is_kernel(self.dump, address):  # mapped there too, but not the user's
+            raise ValueError("an address of the kernel")
         mm = Object(self.dump.prog, "struct mm_struct *", value=task.mm)
         if not task.mm:
             raise ValueError("no user memory")

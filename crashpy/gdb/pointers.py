@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from drgn import FaultError, Object, Type, TypeKind
 
+from crashpy.gdb.memory import Memory, UnreadableError
 from crashpy.gdb.target import Target, resolved
 from crashpy.gdb.types import declaration
 from crashpy.gdb.values import Style, show_object
@@ -79,11 +80,8 @@ def _target(
             value = target.prog[symbol]
         else:
             value = Object(target.prog, pointed, address=address)
-        if resolved(value.type_).kind != TypeKind.FUNCTION:
-            text = show_object(target, value, style)
-        else:
-            text = show_object(target, value, style)
-    except (FaultError, LookupError, ValueError, TypeError):
+        text = show_object(target, value, style)
+    except (FaultError, UnreadableError, LookupError, ValueError, TypeError):
         return None
     target.history.append(value)
     first_line, *rest = text.split("\n")
@@ -114,8 +112,8 @@ def _is_variable(target: Target, symbol: str | None) -> bool:
 
 def _word(target: Target, address: int) -> int | None:
     try:
-        return target.prog.read_u64(address)
-    except (FaultError, ValueError, OverflowError):
+        return int.from_bytes(Memory(target.dump).read(address, 8), "little")
+    except UnreadableError:
         return None
 
 
