@@ -306,6 +306,7 @@ class _Tracer:
     def __init__(self, dump: Dump, options: Options, kind: Kind) -> None:
         self._dump = dump
         self._all: Unwinder = stacks(dump)
+        self._all.refresh()
         self._options = options
         self._kind = kind
         self._titled = options.reference is None
@@ -331,7 +332,7 @@ class _Tracer:
         failure = None
         try:
             items = self._exceptions(trace) if self._kind.exceptions else trace.run()
-        except StackError as error:
+        except (StackError, FaultError) as error:
             failure = str(error)
             items = [*trace.items, Note(failure, error=True)]
         reference = trace.reference
@@ -340,7 +341,7 @@ class _Tracer:
         elif remarks := tuple(i for i in items if _is_remark(i)):
             yield self._record(task, remarks)
         if failure is not None and alone:
-            raise _Stopped
+            raise _Stopped(failure)
 
     def _record(self, task: Task, items: tuple[Item, ...]) -> Backtrace:
         return Backtrace(task.pid, Address(task.address), task.cpu, task.comm, items, self._titled)
@@ -350,7 +351,7 @@ class _Tracer:
             self._kind.skip_idle
             and task.pid == 0
             and task.address in self._all.active
-            and task.address != self._dump.tasks.panic.address
+            and not (self._dump.tasks.panic_found and task is self._dump.tasks.panic)
         )
 
     def _exceptions(self, trace: Trace) -> list[Item]:

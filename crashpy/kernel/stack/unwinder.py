@@ -101,6 +101,16 @@ class Unwinder:
         self._caches: dict[int, str | None] = {}
         self._names: dict[tuple[int, int], str] = {}
         self._dumped: dict[int, Registers | None] = {}
+        self._module_files: tuple[object, ...] = ()
+
+    def refresh(self) -> None:
+        """Forget what modules' symbols said, if `mod` gave or took debug information."""
+        modules = vars(self.symbols).get("modules", ())  # none before something asks for them
+        files = tuple(module.file for module in modules)
+        if files != self._module_files:
+            self._module_files = files
+            for kept in (self._sites, self._texts, self._lines, self._names, self._callees):
+                kept.clear()
 
     # The layout of the kernel.
 
