@@ -16,6 +16,7 @@ from crashpy.command import Address, CommandError, command, flag, operands, valu
 from crashpy.dump import Dump
 from crashpy.faults import skipping
 from crashpy.kernel.clock import tick_rate, uptime_jiffies
+from crashpy.kernel.percpu import cpu_list
 from crashpy.kernel.pid import byte_order
 from crashpy.kernel.sched import POLICIES
 from crashpy.kernel.usage import MemoryUsage, physical_pages
@@ -121,7 +122,7 @@ def ps(
       ps -u --json           for a program
     """
     if cpus is not None:
-        _cpu_list(dump, cpus)
+        cpu_list(cpus, dump.tasks.cpus)
         dump.report("-C option is only applicable with -l and -m")
         return iter(())
     chosen = choose(dump, tasks, kernel=kernel, user=user, leaders=leaders, policy=policy)
@@ -484,7 +485,7 @@ def _runs(
     tasks: Sequence[str | Task],
     settings: Settings | None,
 ) -> Iterator[LastRun | OfCpu]:
-    wanted = None if cpus is None else _cpu_list(dump, cpus)
+    wanted = None if cpus is None else cpu_list(cpus, dump.tasks.cpus)
     if wanted is not None and tasks:
         dump.report("-C option is not applicable with specified tasks")
     ordered = sorted(dump.tasks.all, key=lambda t: -t.last_run_ns)
@@ -512,25 +513,6 @@ def _runs(
                     yield from (run(task) for task in ordered if task.cpu == cpu)
 
     return map(run, chosen) if wanted is None else by_cpu()
-
-
-def _cpu_list(dump: Dump, word: str) -> list[int]:
-    """``0,2-4``, ``all``: CPU numbers (crash's make_cpumask())."""
-    found: set[int] = set()
-    for part in filter(None, word.split(",")):
-        if part in ("a", "all"):
-            found |= set(range(dump.tasks.cpus))
-            continue
-        ends = [end for end in part.split("-") if end][:2]
-        for end in ends:
-            if not end.isdecimal():
-                bad = next(c for c in end if not c.isdecimal())
-                raise CommandError(f'{end}: "{bad}" is not a digit 0 - 9')
-        first, last = (int(ends[0]), int(ends[-1])) if ends else (-1, -1)
-        if not (0 <= first < dump.tasks.cpus and 0 <= last < dump.tasks.cpus):
-            raise CommandError(f"invalid cpu specification: {word}")
-        found |= set(range(first, last + 1))
-    return sorted(found)
 
 
 @ps_last_run.text

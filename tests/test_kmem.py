@@ -255,17 +255,6 @@ def test_hardened_free_pointers() -> None:
 # Options
 
 
-@pytest.mark.parametrize(
-    ("words", "cpus"),
-    [("0", {0}), ("0-2", {0, 1, 2}), ("a", {0, 1, 2, 3}), ("0,3", {0, 3}), ("", set())],
-)
-def test_cpu_lists(opened: Opened, words: str, cpus: set[int]) -> None:
-    import sys
-
-    assert opened("vmcore-null").command("kmem")
-    assert sys.modules["crashpy.commands.kmem"].cpu_list(words, 4) == cpus
-
-
 @pytest.mark.parametrize("line", ["kmem -s -p", "kmem -i -V", "kmem -V 0", "kmem", "kmem foo"])
 def test_senseless_combinations_show_the_usage(opened: Opened, line: str) -> None:
     assert 'Enter "help kmem" for details.' in "\n".join(printed(opened("vmcore-null"), line))

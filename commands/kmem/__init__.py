@@ -12,7 +12,7 @@ from drgn.helpers.linux.cpumask import for_each_online_cpu
 
 from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
 from crashpy.dump import Dump
-from crashpy.kernel.percpu import cpu_count
+from crashpy.kernel.percpu import cpu_count, cpu_list
 from crashpy.numbers import htol, is_hexadecimal
 from crashpy.settings import Settings
 
@@ -141,29 +141,8 @@ def _slab_form(dump: Dump, given: Sequence[str | bool]) -> tuple[bool, set[int] 
                     "CPU-specific slab data to be displayed "
                     "must be written as expected only e.g. -S=1,45."
                 )
-            cpus = cpu_list(form[1:], cpu_count(dump.prog))
+            cpus = set(cpu_list(form[1:], cpu_count(dump.prog)))
     return bool(given) and given[-1] != "-s", cpus
-
-
-def cpu_list(words: str, count: int) -> set[int]:
-    """`0,2-4` or `all` (make_cpumask())."""
-    found: set[int] = set()
-    queue = [word for word in words.split(",") if word]
-    while queue:
-        word = queue.pop(0)
-        if word in ("a", "all"):
-            found.update(range(count))
-            continue
-        ends, more = (parts := [part for part in word.split("-") if part])[:2], parts[2:]
-        for end in ends:
-            if wrong := next((letter for letter in end if not "0" <= letter <= "9"), ""):
-                raise CommandError(f'{end}: "{wrong}" is not a digit 0 - 9')
-        if not ends or not all(int(end) < count for end in ends):
-            raise CommandError(f"invalid cpu specification: {words}")
-        found.update(range(int(ends[0]), int(ends[-1]) + 1))
-        if more and not queue:  # as strtok() leaves it
-            queue.append("-".join(more))
-    return found
 
 
 def _hidden(dump: Dump, settings: Settings | None) -> Collection[int]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crashpy.command import CommandError
-from crashpy.kernel.percpu import cpu_count
-from crashpy.numbers import dtol
+from crashpy.kernel.percpu import cpu_count, cpu_list
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -17,19 +15,7 @@ def chosen_cpus(dump: Dump, spec: str) -> list[int]:
     """The CPUs that a cpuspec means: the context's, `a`, or ``1,3,5-7`` (make_cpumask())."""
     if not spec:
         return [dump.context.cpu]
-    count = cpu_count(dump.prog)
-    chosen: set[int] = set()
-    for part in filter(None, spec.split(",")):
-        if part in ("a", "all"):
-            chosen.update(range(count))
-            continue
-        first, _, last = part.partition("-")
-        start = dtol(first)
-        end = dtol(last) if last else start
-        if start >= count or end >= count:
-            raise CommandError(f"invalid cpu specification: {spec}")
-        chosen.update(range(start, end + 1))
-    return sorted(chosen)
+    return cpu_list(spec, cpu_count(dump.prog))
 
 
 def is_per_cpu(dump: Dump, symbol: Symbol) -> bool:
