@@ -391,9 +391,10 @@ class Session:
 
         crash's is_datatype_command(): a variable is printed, a structure shown.
         """
-        name, rest = words[0], words[1:]
+        name, rest = words[0], [word for word in words[1:] if word != "--json"]
+        ours = ["--json"] if "--json" in words else []
         if not rest and self.dump.symbols.named(name) is not None:
-            return ["p", name]
+            return ["p", name, *ours]
         if name == "enum":
             return ["whatis", *words]
         if (type_ := self._type(name.split(".")[0].split(",")[0])) is None:
@@ -406,7 +407,7 @@ class Session:
             return ["struct" if kind == TypeKind.STRUCT else "union", *words]
         if kind == TypeKind.INT and rest:
             if self.dump.symbols.named(rest[0]) is not None:
-                return ["p", rest[0]]
+                return ["p", rest[0], *ours]
             return ["rd", f"-{8 * (type_.size or 1)}", *rest]
         return ["whatis", *words]
 
