@@ -40,6 +40,7 @@ VERBS = (
     ("list", "crashpy.save", "the dumps that were saved below URL"),
     ("prune", "crashpy.save", "delete the oldest of them"),
     ("fetch", "crashpy.save", "copy one of them here, going on where it was broken off"),
+    ("setup", "crashpy.kdump.setup", "arm this machine, so that its next crash leaves a dump"),
 )
 
 USAGE = "crashpy [OPTION]... [VMLINUX] [VMCORE...]"
