@@ -12,7 +12,7 @@ from drgn import FaultError, Object, Program, sizeof
 
 from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
 from crashpy.faults import skipping
-from crashpy.kernel.percpu import cpu_count
+from crashpy.kernel.percpu import cpu_count, cpu_list
 from crashpy.numbers import dtol
 from crashpy.text import centered
 
@@ -196,10 +196,8 @@ def _counts(
 ) -> Iterator[Columns | Counts]:
     from drgn.helpers.linux.irq import irq_desc_kstat_cpu
 
-    from .kmem import cpu_list
-
     count = cpu_count(dump.prog)
-    cpus = sorted(cpu_list(words, count)) if words is not None else list(range(count))
+    cpus = list(range(count)) if words is None else cpu_list(words, count)
     if settings is not None and settings.offline == "hide":
         for cpu in cpus:
             if cpu not in dump.tasks.online:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Program
+from drgn import FaultError, Object, Program
 
 from crashpy.command import Address, CommandError, command, flag, operands, value
 from crashpy.faults import skipping
@@ -92,8 +92,6 @@ def _first_task(dump: Dump) -> Task:
 
 
 def _mounts(dump: Dump, task: Task) -> Iterator[Mounted]:
-    from drgn.helpers.linux.fs import for_each_mount
-
     namespaces = dump.tasks.object(task).nsproxy
     try:
         namespace = namespaces.mnt_ns
@@ -105,13 +103,15 @@ def _mounts(dump: Dump, task: Task) -> Iterator[Mounted]:
     vfs = Vfs.of(dump.prog)
     seen = set()
     with skipping("the rest of the mounts"):
-        for found in islice(for_each_mount(namespace), MOST):
+        for found in islice(_in_namespace(namespace), MOST):
             address = found.value_()
             if address in seen:  # a corrupted list
                 break
             seen.add(address)
             with skipping(f"mount {address:x}"):
                 superblock = found.mnt.mnt_sb
+                if not superblock:  # somebody reads /proc/mounts (v5.8 - v6.8)
+                    continue
                 vfsmount = found.mnt.address_of_().value_()
                 own = vfs.mount(vfsmount)
                 yield Mounted(
@@ -124,9 +124,22 @@ def _mounts(dump: Dump, task: Task) -> Iterator[Mounted]:
                 )
 
 
-def _type(dump: Dump, superblock: int) -> str | None:
-    from drgn import Object
+def _in_namespace(namespace: Object) -> Iterator[Object]:
+    """``struct mount *``. drgn's for_each_mount() may turn for ever in a corrupted list."""
+    from drgn.helpers.linux.list import list_for_each_entry
+    from drgn.helpers.linux.rbtree import rbtree_inorder_for_each_entry
 
+    try:
+        head = namespace.member_("list").address_of_()
+    except LookupError:
+        # Since Linux kernel commit 2eea9ce4310d ("mounts: keep list of mounts in an
+        # rbtree") (in v6.8)
+        root = namespace.mounts.address_of_()
+        return rbtree_inorder_for_each_entry("struct mount", root, "mnt_node")
+    return list_for_each_entry("struct mount", head, "mnt_list")
+
+
+def _type(dump: Dump, superblock: int) -> str | None:
     try:
         name: bytes = Object(
             dump.prog, "struct super_block *", value=superblock

@@ -71,12 +71,10 @@ def ptov(
 
 
 def _per_cpu(dump: Dump, number: str, words: str, settings: Settings | None) -> Iterator[PerCpu]:
-    from crashpy.kernel.percpu import per_cpu_offsets
-
-    from .kmem import cpu_list
+    from crashpy.kernel.percpu import cpu_list, per_cpu_offsets
 
     starts = per_cpu_offsets(dump.prog)
-    cpus = sorted(cpu_list(words, len(starts))) if words else [dump.context.cpu]
+    cpus = cpu_list(words, len(starts)) if words else [dump.context.cpu]
     offset = htol(number)
     hide = settings is not None and settings.offline == "hide"
     for cpu in cpus:

@@ -11,7 +11,7 @@ from drgn import FaultError, Object, Program, TypeKind, offsetof
 
 from crashpy.command import Address, CommandError, UsageError, command, flag, operands, value
 from crashpy.faults import skipping
-from crashpy.kernel.percpu import per_cpu_offsets
+from crashpy.kernel.percpu import cpu_list, per_cpu_offsets
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -164,9 +164,7 @@ def runq(
         raise CommandError("-g option not supported or applicable on this architecture or kernel")
     chosen = list(range(len(offsets)))
     for word in cpus[:1]:
-        from .kmem import cpu_list
-
-        chosen = sorted(cpu_list(word, len(offsets)))
+        chosen = cpu_list(word, len(offsets))
     if len(cpus) > 1:
         dump.report("only one -c option allowed")
         raise UsageError

@@ -13,7 +13,7 @@ from drgn import FaultError, Object, Program, TypeKind, container_of, offsetof, 
 from crashpy.command import Address, CommandError, command, operands, value
 from crashpy.faults import skipping
 from crashpy.kernel.clock import tick_rate, uptime_jiffies
-from crashpy.kernel.percpu import cpu_count
+from crashpy.kernel.percpu import cpu_count, cpu_list
 from crashpy.text import centered
 
 if TYPE_CHECKING:
@@ -132,10 +132,8 @@ def timer(
 
 
 def _chosen(dump: Dump, cpus: str | None) -> list[int]:
-    from .kmem import cpu_list
-
     count = cpu_count(dump.prog)
-    return list(range(count)) if cpus is None else sorted(cpu_list(cpus, count))
+    return list(range(count)) if cpus is None else cpu_list(cpus, count)
 
 
 def _hidden(dump: Dump, settings: Settings | None) -> set[int]:
