@@ -19,6 +19,7 @@ from crashpy.command import (
     value,
 )
 from crashpy.dump import Dump
+from crashpy.kernel.percpu import cpu_list
 from crashpy.kernel.stack import (
     NO_STACK,
     Frame,
@@ -33,7 +34,7 @@ from crashpy.kernel.stack import (
     Words,
     stacks,
 )
-from crashpy.numbers import can_evaluate, dtol, evaluate, htol, is_hexadecimal
+from crashpy.numbers import can_evaluate, evaluate, htol, is_hexadecimal
 from crashpy.output import Report, Unended
 from crashpy.settings import Settings
 from crashpy.tasks import Task, named
@@ -259,20 +260,6 @@ def _instruction(dump: Dump, word: str | None) -> int | None:
     if (address := stacks(dump).address_of(word)) is None:
         raise CommandError(f'cannot convert "{word}"')
     return address
-
-
-def cpu_list(word: str, number: int) -> list[int]:
-    """``1,3-5``, ``a``, ``all``: CPUs below a number (crash's make_cpumask())."""
-    chosen: set[int] = set()
-    for part in filter(None, word.split(",")):
-        if part in ("a", "all"):
-            chosen.update(range(number))
-            continue
-        ends = [dtol(end) for end in part.split("-") if end][:2]
-        if not ends or max(ends) >= number:
-            raise CommandError(f"invalid cpu specification: {word}")
-        chosen.update(range(ends[0], ends[-1] + 1))
-    return sorted(chosen)
 
 
 def _on_cpus(dump: Dump, word: str, one: _Tracer, settings: Settings | None) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from crashpy.command import Address, CommandError
+from crashpy.command import Address
 from crashpy.commands.bt import (
     Backtrace,
     Remark,
@@ -14,7 +14,6 @@ from crashpy.commands.bt import (
     Style,
     Unknown,
     bt,
-    cpu_list,
     lines,
     overflow_lines,
     register_lines,
@@ -149,14 +148,6 @@ def test_overflown_stacks():
         "  possible stack overflow: 1000: 5 != STACK_END_MAGIC"
     )
     assert [*overflow_lines([])] == ["No stack overflows detected"]
-
-
-def test_cpu_lists():
-    assert cpu_list("1,3-5", 8) == [1, 3, 4, 5]
-    assert cpu_list("all", 3) == cpu_list("a", 3) == [0, 1, 2]
-    for word in ("8", "0-8", "x"):
-        with pytest.raises(CommandError):
-            cpu_list(word, 8)
 
 
 def test_json_is_the_record(opened):
