@@ -32,7 +32,7 @@ def ascii(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Characters]:  # 
     The lowest byte comes first, as in memory. Without a number, the chart of ASCII.
 
     EXAMPLES
-      crashpy> ascii 62696c2f7273752f
+      crash> ascii 62696c2f7273752f
       62696c2f7273752f: /usr/lib
     """
     if not words:

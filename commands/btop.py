@@ -27,7 +27,7 @@ def btop(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[PageNumber]:
     gives the number of its page frame.
 
     EXAMPLES
-      crashpy> btop 512a000
+      crash> btop 512a000
       512a000: 512a
     """
     if not words:

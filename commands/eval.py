@@ -36,13 +36,13 @@ def eval(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Number]:
     -l  64 bits also where a long has 32
 
     EXAMPLES
-      crashpy> eval 128m + 4k
+      crash> eval 128m + 4k
       hexadecimal: 8001000  (131076KB)
           decimal: 134221824
             octal: 1000010000
            binary: 0000000000000000000000000000000000001000000000000001000000000000
 
-      crashpy> eval -b (1 << 32)
+      crash> eval -b (1 << 32)
     """
     bits, rest = _options(words)
     if not rest:

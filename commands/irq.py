@@ -65,11 +65,11 @@ def irq(
     -s  how often each CPU took each interrupt; with -c only CPUs `1`, `0,2-3`, `a`
 
     EXAMPLES
-      crashpy> irq 4
+      crash> irq 4
        IRQ   IRQ_DESC/_DATA      IRQACTION      NAME
         4   ffffa0bb80170400  ffffa0bb808cb300  "ttyS0"
 
-      crashpy> irq -s -c 0,2
+      crash> irq -s -c 0,2
                  CPU0       CPU2
         0:         82          0  IO-APIC-edge     timer
         4:          0         24  IO-APIC-edge     ttyS0

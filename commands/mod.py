@@ -92,15 +92,15 @@ def mod(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Record]:
     BUILD-ID of the module.
 
     EXAMPLES
-      crashpy> mod -t
+      crash> mod -t
       NAME     TAINTS
       crashme  O
 
-      crashpy> mod -s crashme modules/crashme.ko
+      crash> mod -s crashme modules/crashme.ko
            MODULE       NAME        TEXT_BASE       SIZE  OBJECT FILE
       ffffffffc01bd100  crashme  ffffffffc01bb000  12288  modules/crashme.ko
 
-      crashpy> mod -S modules
+      crash> mod -S modules
     """
     if not dump.symbols.modules:
         if dump.symbols.modules_broken:

@@ -58,7 +58,7 @@ def mount(
     none of its dirty inodes: -f and -i say so.
 
     EXAMPLES
-      crashpy> mount /proc
+      crash> mount /proc
            MOUNT           SUPERBLK     TYPE   DEVNAME   DIRNAME
       ffffa0bb8017c780 ffffa0bb8018d800 proc   proc      /proc
 

@@ -90,14 +90,14 @@ def p(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Result | PerCpu]:
     -u      addresses are of the context's user memory
 
     EXAMPLES
-      crashpy> p jiffies
+      crash> p jiffies
       jiffies = $1 = 4294896107
-      crashpy> p &init_task.tasks
+      crash> p &init_task.tasks
       $2 = (struct list_head *) 0xffffffffa640a150 <init_task+1104>
-      crashpy> p runqueues:a
-      crashpy> p -x init_task.flags
-      crashpy> p ((struct task_struct *)0xffffffffa6409d00)->comm
-      crashpy> p sizeof(struct page)
+      crash> p runqueues:a
+      crash> p -x init_task.flags
+      crash> p ((struct task_struct *)0xffffffffa6409d00)->comm
+      crash> p sizeof(struct page)
     """
     found, rest = _options(words)
     radixes = {o.const for o, _ in found if o.dest == "radix"}
@@ -139,7 +139,9 @@ def _result(
     gdb = dump.gdb
     memory = Memory(dump, kind)
     try:
-        if target is None:
+        if target is None and format and not expression:
+            value, warnings = (gdb.history[-1] if gdb.history else None), []  # the last value
+        elif target is None:
             value, warnings = evaluate(gdb, expression, kind)
         else:
             value, warnings = target, []

@@ -51,7 +51,7 @@ def pte(dump: Dump, *, contents: Sequence[str] = ()) -> Iterator[Entry]:
     and the page in that.
 
     EXAMPLES
-      crashpy> pte d8e067
+      crash> pte d8e067
        PTE    PHYSICAL  FLAGS
       d8e067   d8e000   (PRESENT|RW|USER|ACCESSED|DIRTY)
     """

@@ -28,10 +28,10 @@ def ptob(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[PageAddress]:
     hexadecimal.
 
     EXAMPLES
-      crashpy> ptob 512a
+      crash> ptob 512a
       512a: 512a000
 
-      crashpy> ptob 16 0x16
+      crash> ptob 16 0x16
       10: 10000
       16: 16000
     """

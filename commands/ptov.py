@@ -48,11 +48,11 @@ def ptov(
     context, or `1,3-5`, or `a` or `all` for every CPU.
 
     EXAMPLES
-      crashpy> ptov 56e000
+      crash> ptov 56e000
       VIRTUAL           PHYSICAL
       ffffa0bb8056e000  56e000
 
-      crashpy> ptov 29220:0,1
+      crash> ptov 29220:0,1
       PER-CPU OFFSET: 29220
         CPU    VIRTUAL
         [0]  ffffa0bb87229220

@@ -177,11 +177,11 @@ def rd(
     -r FILE    the bytes go to a file as they are
 
     EXAMPLES
-      crashpy> rd -a linux_banner
-      crashpy> rd jiffies
-      crashpy> rd -s init_task 20
-      crashpy> rd -32 -x (init_task+16) 8
-      crashpy> rd -r stack.bin ffffa2e000228000 16384
+      crash> rd -a linux_banner
+      crash> rd jiffies
+      crash> rd -s init_task 20
+      crash> rd -32 -x (init_task+16) 8
+      crash> rd -r stack.bin ffffa2e000228000 16384
     """
     form, rest = parsed(words, dump.report)
     if form is None or not rest:

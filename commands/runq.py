@@ -148,7 +148,7 @@ def runq(
     -c  only these CPUs: `1`, `0,2-3`, `a` or `all`
 
     EXAMPLES
-      crashpy> runq -c 1
+      crash> runq -c 1
       CPU 1 RUNQUEUE: ffffa0bb872a3d80
         CURRENT: PID: 135    TASK: ffffa0bb811b2000  COMMAND: "wl-sys"
         RT PRIO_ARRAY: ffffa0bb872a3f80
@@ -156,7 +156,7 @@ def runq(
         CFS RB_ROOT: ffffa0bb872a3e40
            [no tasks queued]
 
-      crashpy> runq -m -c 1
+      crash> runq -m -c 1
        CPU 1: [0 00:00:00.004]  PID: 135    TASK: ffffa0bb811b2000  COMMAND: "wl-sys"
     """
     offsets = per_cpu_offsets(dump.prog)

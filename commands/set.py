@@ -130,8 +130,6 @@ def set_(
             CPU: 1
           STATE: TASK_RUNNING (ACTIVE)
 
-      Back to the task that panicked, and hexadecimal from here on:
-
         crash> set -p
             PID: 156
         COMMAND: "sh"

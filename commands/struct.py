@@ -193,20 +193,20 @@ def struct(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Record]:
     COUNT      so many elements of an array; -c -COUNT those up to the address
 
     EXAMPLES
-      crashpy> struct list_head
+      crash> struct list_head
       struct list_head {
           struct list_head *next;
           struct list_head *prev;
       }
       SIZE: 16
 
-      crashpy> struct task_struct.pid,comm init_task
+      crash> struct task_struct.pid,comm init_task
         pid = 0,
         comm = "swapper/0\\000\\000\\000\\000\\000\\000",
 
-      crashpy> struct rq.nr_running -x runqueues:a
-      crashpy> struct -o task_struct.pid
-      crashpy> task_struct.se.vruntime init_task
+      crash> struct rq.nr_running -x runqueues:a
+      crash> struct -o task_struct.pid
+      crash> task_struct.se.vruntime init_task
     """
     return shown(dump, words, "struct")
 
@@ -218,8 +218,8 @@ def union(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Record]:
     Everything is as with `struct`.
 
     EXAMPLES
-      crashpy> union sigval
-      crashpy> union -x sigval init_task
+      crash> union sigval
+      crash> union -x sigval init_task
     """
     return shown(dump, words, "union")
 
@@ -231,8 +231,8 @@ def pointed_to(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Record]:
     Short for `struct` and `union`; the arguments are theirs.
 
     EXAMPLES
-      crashpy> *list_head
-      crashpy> *task_struct.pid init_task
+      crash> *list_head
+      crash> *task_struct.pid init_task
     """
     return shown(dump, words, "")
 

@@ -109,16 +109,16 @@ def sym(
     Lines of a module's code are known once `mod -s` or `mod -S` has loaded its file.
 
     EXAMPLES
-      crashpy> sym jiffies
+      crash> sym jiffies
       ffffffffa64079c0 (D) jiffies
 
-      crashpy> sym schedule
+      crash> sym schedule
       ffffffffa5d5c1de (T) schedule ./kernel/sched/core.c: 6833
 
-      crashpy> sym ffffffffc0199ce0
+      crash> sym ffffffffc0199ce0
       ffffffffc0199ce0 (t) loop_queue_rq [loop]
 
-      crashpy> sym sched_cl_
+      crash> sym sched_cl_
       symbol not found: sched_cl_
       possible alternatives:
         (none found)

@@ -71,14 +71,14 @@ def task(
     -x, -d  in hexadecimal, in decimal
 
     EXAMPLES
-      crashpy> task -R pid,comm 1
+      crash> task -R pid,comm 1
       PID: 1        TASK: ffffa0bb801c0000  CPU: 0    COMMAND: "init"
         pid = 1,
         comm = "init\\000\\000\\000\\000\\000\\000\\000\\000\\000\\000\\000",
 
-      crashpy> task -x 1
-      crashpy> task se.vruntime
-      crashpy> foreach active task -R flags
+      crash> task -x 1
+      crash> task se.vruntime
+      crash> foreach active task -R flags
     """
     task_struct = compound(dump.gdb, "task_struct")
     if task_struct is None:

@@ -82,7 +82,7 @@ def timer(
     -C  only these CPUs: `1`, `0,2-3`, `a` or `all`
 
     EXAMPLES
-      crashpy> timer -C 0
+      crash> timer -C 0
       JIFFIES
       4294896107
 

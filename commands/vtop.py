@@ -85,7 +85,7 @@ def vtop(
     -k         it is a kernel address
 
     EXAMPLES
-      crashpy> vtop ffffa0bb801c0000
+      crash> vtop ffffa0bb801c0000
       VIRTUAL           PHYSICAL
       ffffa0bb801c0000  1c0000
 

@@ -80,7 +80,7 @@ def kmem(
       kmem -s mm_struct      how many address spaces there are, in how many slabs
       kmem -S=0 filp         the open files in the slabs that CPU 0 works on
       kmem -p 1000 2000      the pages of two physical addresses
-      kmem -m flags,lru 1000 members of a page structure
+      kmem -m flags,lru 1000  members of a page structure
       kmem -g 4001           PG_locked and PG_private
       kmem -p --json         every page for a program
     """
