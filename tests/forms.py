@@ -197,6 +197,56 @@ def corrupted(dump: Path, out: Path, seed: int, pages: int) -> Path:
     return out
 
 
+def crossed(dump: Path, out: Path, seed: int, pages: int) -> Path:
+    """Memory whose lists lead astray: words of some pages are other pages' pointers.
+
+    A page of random bytes ends a walk at once; a pointer to another object makes
+    it go on among the wrong ones, or in circles.
+    """
+    import random
+    import zlib
+
+    import zstandard
+
+    rng = random.Random(seed)
+    data = bytearray(dump.read_bytes())
+    header = header_of(dump)
+
+    def words_of(rank: int) -> list[int]:
+        where = header.descriptors_offset + rank * DESCRIPTOR
+        at, size, flags, _ = struct.unpack_from("<QIIQ", data, where)
+        raw = bytes(data[at : at + size])
+        if flags & 1:
+            raw = zlib.decompress(raw)
+        elif flags:
+            raw = zstandard.ZstdDecompressor().decompress(raw, PAGE)
+        return list(struct.unpack("<512Q", raw))
+
+    def is_pointer(word: int) -> bool:
+        return word >> 47 == (1 << 17) - 1
+
+    ranks = range(header.stored_pages)
+    pointers = [w for rank in rng.sample(ranks, 400) for w in words_of(rank) if is_pointer(w)]
+    for rank in rng.sample(ranks, pages):
+        words = words_of(rank)
+        held = [at for at, word in enumerate(words) if is_pointer(word)] or [rng.randrange(512)]
+        for _ in range(rng.randrange(1, 12)):
+            at = rng.choice(held)
+            words[at] = rng.choice(
+                [
+                    rng.choice(pointers),
+                    words[rng.choice(held)],
+                    rng.randrange(1 << rng.choice((8, 16, 32, 64))),
+                    words[at] ^ 1 << rng.randrange(64),
+                ]
+            )
+        where = header.descriptors_offset + rank * DESCRIPTOR
+        struct.pack_into("<QIIQ", data, where, len(data), PAGE, 0, 0)
+        data += struct.pack("<512Q", *words)
+    out.write_bytes(data)
+    return out
+
+
 def wild(dump: Path, out: Path, seed: int, count: int) -> Path:
     """A damaged file: bytes of its headers and tables, and of its pages, changed at random."""
     import random
