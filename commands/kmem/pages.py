@@ -25,6 +25,7 @@ from crashpy.kernel.pages import (
 )
 
 CACHED = 4096  # texts kept, at most
+BLOCK = 256  # lines handed on together
 # struct's letters for words.
 WORDS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -237,18 +238,23 @@ def page_lines(infos: Iterable[PageInfo]) -> Iterator[str]:
     yield "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS"
     # Most pages are free, reserved or anonymous to us: few ends of lines, worked out once.
     ends: dict[tuple[int | None, int | None, int, int], str] = {}
-    for page, physical, mapping, offset, references, flags, names in infos:
-        end = ends.get(key := (mapping, offset, references, flags))
-        if end is None:
-            if len(ends) > CACHED:
-                ends.clear()
-            text = f"{flags:x} {','.join(names)}".rstrip()
-            if mapping is None or offset is None:
-                start = "     -------       ----- "
-            else:
-                start = f"{mapping:16x} {offset:8x}"
-            end = ends[key] = f"{start} {references:2d} {text}"
-        yield "%x %8x %s" % (page, physical, end)  # noqa: UP031  twice as fast as an f-string
+    rest = iter(infos)
+    # A run of lines as one string: what handles each line on its way counts in millions.
+    while block := list(islice(rest, BLOCK)):
+        shown = []
+        for page, physical, mapping, offset, references, flags, names in block:
+            end = ends.get(key := (mapping, offset, references, flags))
+            if end is None:
+                if len(ends) > CACHED:
+                    ends.clear()
+                text = f"{flags:x} {','.join(names)}".rstrip()
+                if mapping is None or offset is None:
+                    start = "     -------       ----- "
+                else:
+                    start = f"{mapping:16x} {offset:8x}"
+                end = ends[key] = f"{start} {references:2d} {text}"
+            shown.append("%x %8x %s" % (page, physical, end))  # noqa: UP031  half of an f-string's time
+        yield "\n".join(shown)
 
 
 def page_members(prog: Program, words: str) -> tuple[PageMember, ...]:
