@@ -13,7 +13,7 @@ crashpy.grammar    one input line: words, quotes, pipes, redirection
 crashpy.command    the kit: a command is a generator of records, its options, its text
 crashpy.kernel     kernel knowledge, as functions on drgn's Objects
 crashpy.commands   one file per crash command (the folder `commands/` of the source)
-crashpy.repl       the prompt; nothing else imports prompt_toolkit
+crashpy.repl       the prompt; only it and crashpy.kdump.tui import prompt_toolkit
 crashpy.kdump      the machine that crashes: configured, armed, and where its dumps go
 
 From Python, the commands are functions that yield records::

@@ -5,7 +5,7 @@ system, plan        the machine or a tree of one; what is about to be done to it
 size, bootloader    how much memory to reserve, and the boot loader told so
 services, kexec     the capture kernel loaded at boot, or now
 status, check       armed or not, and why; what will go wrong at the next crash
-setup               `crashpy setup`
+setup, tui          `crashpy setup`
 urls, targets, ...  where dumps go: `crashpy save`
 
 Rationale: setup writes nothing but through a Plan, so that every verb can show what it

@@ -12,11 +12,15 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
 from crashpy.kdump.config import KEYS, Config, is_secret
 from crashpy.kdump.plan import Plan, hide
 from crashpy.kdump.system import Refused, System
+
+if TYPE_CHECKING:
+    from crashpy.kdump.tui import Fields
 
 DONE, FINDINGS, WRONG, REFUSED = 0, 1, 2, 3
 
@@ -43,7 +47,8 @@ def setup(words: Sequence[str]) -> int:
     except CommandError as error:
         sys.stderr.write(f"crashpy setup {verb}: {hide(str(error))}\n")
     except OSError as error:
-        sys.stderr.write(f"crashpy setup {verb}: {error.filename}: {error.strerror}\n")
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"crashpy setup {verb}: {where}{error.strerror or error}\n")
     except (KeyboardInterrupt, EOFError):
         sys.stderr.write(f"\ncrashpy setup {verb}: interrupted: nothing was changed\n")
     return REFUSED
@@ -291,6 +296,54 @@ def _unload(system: System, asked: argparse.Namespace) -> int:
     return carry_out(system, unload(system), asked)
 
 
+def _tui(system: System, asked: argparse.Namespace) -> int:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise Refused("it needs a terminal: `crashpy setup configure` does not")
+    from crashpy.kdump import bootloader, tui
+    from crashpy.kdump.services import enabled
+
+    config = Config.read(system)
+    given = bootloader.current(system)
+    before = tui.fields(config, on=enabled(config), crashkernel=given)
+    shown = before
+    while True:
+        after = tui.run(config, before, shown)
+        if after is None:
+            raise Refused("nothing was changed")
+        try:
+            plan = _filled_in(system, Config.read(system), before, after)
+        except CommandError as error:
+            _say([hide(str(error))])
+            if input("Back to the pages? [Y/n] ").strip().lower() not in ("", "y", "yes"):
+                raise Refused("nothing was changed") from None
+            shown = after
+        else:
+            return carry_out(system, plan, asked)
+
+
+def _filled_in(system: System, config: Config, before: Fields, after: Fields) -> Plan:
+    """What the pages ask for, as one plan."""
+    from crashpy.kdump import bootloader, tui
+    from crashpy.kdump.services import switch
+
+    for name, value in tui.settings(before, after):
+        config.assign(name, value)
+    plan = Plan(config.edits(), checks=[lambda system: _read_back(system, config)])
+    parts = []
+    if after["on"] != before["on"]:
+        parts.append(switch(config, on=after["on"] == "yes"))
+        plan.edits = config.edits()  # Debian has it in the same file
+        parts[0].edits = []
+    if after["crashkernel"] != before["crashkernel"]:
+        parts.append(bootloader.plan(system, after["crashkernel"].split()))
+    for part in parts:
+        plan.edits += part.edits
+        plan.commands += part.commands
+        plan.checks += part.checks
+        plan.notes += part.notes
+    return plan
+
+
 def _running(system: System, asked: argparse.Namespace) -> System:
     """A tree can be asked what would be done, as nothing is run in it."""
     return System(system.root, chroot=False) if asked.dry_run and not system.live else system
@@ -316,5 +369,6 @@ VERBS: dict[
     "enable": ("load the capture kernel at every boot", _writes, _switch(True)),
     "disable": ("do not", _writes, _switch(False)),
     "load": ("load the capture kernel now", _load_arguments, _load),
+    "tui": ("all of it on a screen, in the pages of YaST's module", _writes, _tui),
     "unload": ("unload it: a crash leaves no dump from then on", _writes, _unload),
 }
