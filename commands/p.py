@@ -138,13 +138,14 @@ def _result(
     format, expression = _format(text)
     gdb = dump.gdb
     memory = Memory(dump, kind)
+    warnings: list[str] = []
     try:
         if target is None and format and not expression:
-            value, warnings = (gdb.history[-1] if gdb.history else None), []  # the last value
+            value = gdb.history[-1] if gdb.history else None  # the last value
         elif target is None:
             value, warnings = evaluate(gdb, expression, kind)
         else:
-            value, warnings = target, []
+            value = target
         if isinstance(value, Object):
             value = _fetched(gdb, value, memory)
         show_object(gdb, value, Style(format=format, kind=kind), memory)
