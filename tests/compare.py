@@ -27,8 +27,7 @@ class Deviation:
 
 @functools.cache
 def deviations() -> tuple[Deviation, ...]:
-    files = [HERE / "deviations.toml", *sorted(HERE.glob("deviations.d/*.toml"))]
-    entries = [e for file in files for e in tomllib.loads(file.read_text()).get("deviation", [])]
+    entries = tomllib.loads((HERE / "deviations.toml").read_text())["deviation"]
     return tuple(
         Deviation(
             re.compile(entry["command"]),
