@@ -46,6 +46,8 @@ def setup(words: Sequence[str]) -> int:
         return act(System(root.absolute()), asked)
     except CommandError as error:
         sys.stderr.write(f"crashpy setup {verb}: {hide(str(error))}\n")
+    except BrokenPipeError:
+        raise  # who reads our words has had enough: the program's affair
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"crashpy setup {verb}: {where}{error.strerror or error}\n")
