@@ -41,7 +41,7 @@ def deviations() -> tuple[Deviation, ...]:
 
 def differences(dump: str, line: str, crash: str, ours: str) -> list[str]:
     """What differs between two outputs of a command line, but for the listed deviations."""
-    crash, ours = _unnumbered(crash), _unnumbered(ours)
+    crash, ours = unnumbered(crash), unnumbered(ours)
     known = [d for d in deviations() if d.applies(dump, line)]
     if any(d.lines is None for d in known):
         return []
@@ -53,6 +53,6 @@ def differences(dump: str, line: str, crash: str, ours: str) -> list[str]:
     return list(difflib.unified_diff(kept(crash), kept(ours), "crash", "crashpy", "", "", 1))
 
 
-def _unnumbered(text: str) -> str:
+def unnumbered(text: str) -> str:
     """Without the numbers of the value history: they count what a session did before."""
     return re.sub(r"(^|= )\$\d+ = ", r"\1$N = ", text, flags=re.MULTILINE)
