@@ -36,10 +36,6 @@ log = logging.getLogger("crashpy")
 VERBS = (
     ("convert", "crashpy.convert", "filter, pack, split, join or unflatten a dump"),
     ("verify", "crashpy.convert", "check that everything a dump says it holds can be read"),
-    ("save", "crashpy.save", "filter and pack a dump, and put it where URL says"),
-    ("list", "crashpy.save", "the dumps that were saved below URL"),
-    ("prune", "crashpy.save", "delete the oldest of them"),
-    ("fetch", "crashpy.save", "copy one of them here, going on where it was broken off"),
     ("setup", "crashpy.kdump.setup", "arm this machine, so that its next crash leaves a dump"),
 )
 
@@ -61,6 +57,9 @@ OPTIONS = (
     ("-e", "vi|emacs", "keys of the line editor"),
     ("-d", "NUMBER", "debug level: from 1 on, an unexpected error shows where it happened"),
     ("--mod", "DIR", "look for modules with debug information in DIR"),
+    ("--debuginfo", "auto|dwarf|btf", "where types come from: vmlinux, or the dump's own BTF"),
+    ("--kallsyms", "FILE", "a System.map, for a dump without vmlinux that hides its symbols"),
+    ("--log", "VMCORE", "the kernel's log, and leave; nothing but the dump is needed"),
     ("--zero_excluded", "", "pages that the dump lacks read as zero"),
     ("--offline", "show|hide", "what commands do about CPUs that are offline"),
     ("--hex", "", "numbers are hexadecimal, whatever a startup file says"),
@@ -98,7 +97,6 @@ REFUSED: Mapping[str, str] = {
     "--buildinfo": "crashpy is not compiled; see --version",
     "--memory_module": "live memory is read from /proc/kcore alone",
     "--memory_device": "live memory is read from /proc/kcore alone",
-    "--log": "use -c log",
     "--no_kallsyms": "symbols of modules come from the dump",
     "--no_ikconfig": _ALWAYS,
     "--no_data_debug": _ALWAYS,
@@ -218,6 +216,8 @@ def _main(wanted: Arguments) -> int:
     for option, key in (("--osrelease", "OSRELEASE"), ("--build-id", "BUILD-ID")):
         if option in wanted:
             return _vmcoreinfo(wanted.last(option) or "", key)
+    if path := wanted.last("--log"):
+        return _log(path)
     settings = _settings(wanted)
     startup: list[tuple[Path, list[str]]] = []
     if "--no_crashrc" not in wanted:
@@ -251,6 +251,14 @@ def _main(wanted: Arguments) -> int:
     if session.interrupted:
         return 130
     return 1 if "--strict" in wanted and session.failures else 0
+
+
+def _log(path: str) -> int:
+    from crashpy.convert import recognised
+    from crashpy.opening.log import log_text
+
+    sys.stdout.write(log_text([recognised(path)]))
+    return 0
 
 
 def _configure_streams() -> None:
@@ -311,6 +319,8 @@ def _open(wanted: Arguments, settings: Settings) -> Session:
                 module_dirs=tuple(module_dirs),
                 cache="--no-cache" not in wanted,
                 zero_excluded=settings.zero_excluded,
+                debuginfo=wanted.last("--debuginfo") or "auto",
+                kallsyms=wanted.last("--kallsyms") or "",
                 progress=progress,
             ),
         )
