@@ -53,7 +53,7 @@ def verify(words: Sequence[str]) -> int:
     status = 0
     for path in dict.fromkeys(asked.paths):
         try:
-            file = _recognised(path)
+            file = recognised(path)
         except CommandError as error:
             status = 1
             sys.stdout.write(f"{path}: {str(error).removeprefix(f'{path}: ')}\n")
@@ -154,7 +154,7 @@ def _convert(asked: argparse.Namespace) -> int:
         return _estimate([*sources, *([target] if target else [])])
     if not target and not asked.flattened:
         raise CommandError("name the file to write behind the dump")
-    files = [_recognised(path) for path in sources]
+    files = [recognised(path) for path in sources]
     if asked.raw:
         return _unflatten(files[0], Path(target), force=asked.force)
     for level, following in itertools.zip_longest(asked.levels, asked.levels[1:]):
@@ -181,7 +181,7 @@ def _rewritten(files: list[Vmcore], target: str, asked: argparse.Namespace, leve
     began = time.monotonic()
     _say(asked, "choosing the pages to keep")
     selection = select(memory, level)
-    progress = _progress(asked, began)
+    progress = progress_line(asked.quiet, began)
     if asked.flattened:
         stream = FlattenedSink(sys.stdout.buffer)
         if asked.elf:
@@ -251,7 +251,7 @@ def _estimate(paths: Sequence[str]) -> int:
     from crashpy.vmcore.memory import memory_of
     from crashpy.vmcore.write import select
 
-    memory = memory_of([_recognised(path) for path in paths])
+    memory = memory_of([recognised(path) for path in paths])
     size = memory.page_size
     everything = select(memory, 30)
     kept = everything.pages
@@ -273,7 +273,7 @@ def _told(asked: argparse.Namespace) -> int:
     """--dmesg, --vmcoreinfo: what the dump says without being filtered."""
     *sources, last = asked.paths
     path, target = (sources[0], last) if sources else (last, "")
-    vmcore = _recognised(path)
+    vmcore = recognised(path)
     if asked.vmcoreinfo:
         text = vmcore.vmcoreinfo_text.decode(errors="replace")
         if not text:
@@ -291,7 +291,7 @@ def _told(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _recognised(path: str) -> Vmcore:
+def recognised(path: str) -> Vmcore:
     from crashpy.vmcore.recognise import recognise
 
     vmcore = recognise(path)
@@ -300,9 +300,9 @@ def _recognised(path: str) -> Vmcore:
     return vmcore
 
 
-def _progress(asked: argparse.Namespace, began: float) -> Progress | None:
+def progress_line(quiet: bool, began: float) -> Progress | None:
     """A line that is rewritten on a terminal: share, rate, time left."""
-    if asked.quiet or not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         return None
     shown = 0.0
 
