@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any
 
 import drgn
-from drgn import FaultError, FindObjectFlags, Object, Program, Symbol, Type, TypeKind
+from drgn import FaultError, FindObjectFlags, Object, Program, Qualifiers, Symbol, Type, TypeKind
 
 from crashpy.elf import ElfSymbols
 from crashpy.opening.btf import KINDS_OF, Btf, BtfError, Kind
@@ -27,6 +27,8 @@ from crashpy.opening.kallsyms import Kallsyms, KallsymsError
 from crashpy.opening.symtab import SymbolFinder, table_of
 
 log = logging.getLogger("crashpy")
+
+RODATA = ("__start_rodata", "__end_rodata", "__start_ro_after_init", "__end_ro_after_init")
 
 
 def declarations() -> dict[str, list[str]]:
@@ -117,14 +119,17 @@ class Finder:
         Where several would do, that is the largest one that its symbol has room for:
         kallsyms knows no sizes, only where the next symbol begins.
         """
-        found = [self._written(text, address) for text in self._declared.get(name, ())]
+        room = self._room(address)
+        found = [self._written(text, room) for text in self._declared.get(name, ())]
         types = [type_ for type_ in found if type_ is not None]
         if len(types) < 2:
             return types[0] if types else None
-        room = self._room(address)
-        sizes = {type_: _size(type_) for type_ in types}
-        fitting = [type_ for type_ in types if not room or sizes[type_] <= room]
-        return max(fitting or types, key=lambda type_: sizes[type_])
+        const = self._is_constant(address)
+        return max(types, key=lambda type_: (_size(type_), _is_const(type_) == const))
+
+    def _is_constant(self, address: int) -> bool:
+        bounds = [self._address(name) or 0 for name in RODATA]
+        return bounds[0] <= address < bounds[1] and not bounds[2] <= address < bounds[3]
 
     def _room(self, address: int) -> int:
         return max((symbol.size for symbol in self._prog.symbols(address)), default=0)
@@ -135,29 +140,32 @@ class Finder:
         except LookupError:
             return None
 
-    def _written(self, declaration: str, address: int) -> Type | None:
+    def _written(self, declaration: str, room: int) -> Type | None:
         """The type a declaration names, None where this kernel has no such type.
 
         ``{a,b}`` is the unnamed structure with these members; ``T [X]`` an array whose
         length is a number, an enumerator, a LENGTH() of VMCOREINFO, or, where X is
-        missing, what the symbol's room holds.
+        missing or too much, what the symbol's room holds.
         """
-        if declaration.startswith("{"):
-            members = declaration[1:-1].split(",")
-            return next(
-                (t for b in self._blobs if (t := b.structure_of(members)) is not None), None
-            )
-        array = re.fullmatch(r"(.*\S) ?\[(\w*)\]", declaration)
+        written = re.fullmatch(r"(.*?[^\s\]])((?: \[\w*\])*)", declaration)
+        assert written
+        name, lengths = written[1], re.findall(r"\w+|(?<=\[)(?=\])", written[2])
         try:
-            element = self._prog.type(array[1] if array else declaration)
-        except (LookupError, SyntaxError):
+            if name.startswith("{"):
+                members = name[1:-1].split(",")
+                type_ = next(t for b in self._blobs if (t := b.structure_of(members)) is not None)
+            else:
+                type_ = self._prog.type(name)
+            for word in lengths[:0:-1]:
+                type_ = self._prog.array_type(type_, self._length(word))
+            if not lengths:
+                return type_ if not room or _size(type_) <= room else None
+            length, size = self._length(lengths[0]), drgn.sizeof(type_)
+        except (LookupError, SyntaxError, StopIteration, TypeError):
             return None
-        if array is None:
-            return element
-        length = self._length(array[2])
-        if length is None:
-            length = self._room(address) // drgn.sizeof(element) or None
-        return self._prog.array_type(element, length)
+        if length is None or (room and length * size > room):
+            length = room // size or None if size else None
+        return self._prog.array_type(type_, length)
 
     def _length(self, word: str) -> int | None:
         if word.isdecimal():
@@ -170,6 +178,12 @@ class Finder:
                     number: int = constant.value_()
                     return number
         return None
+
+
+def _is_const(type_: Type) -> bool:
+    while type_.kind == TypeKind.ARRAY:
+        type_ = type_.type
+    return bool(type_.qualifiers & Qualifiers.CONST)
 
 
 def _size(type_: Type) -> int:

@@ -2,9 +2,10 @@
 
 usage: python -m crashpy.opening.declare VMLINUX...      (newest kernel first)
 
-The variables are those whose names stand as strings in crashpy's and drgn's sources:
-every other one is of no use to a command. Arrays are written with the enumerator that
-gives their length where one does, so that a table serves kernels it was not made from.
+The variables are those that several of the kernels have and that are no file's own
+(static), and those whose names stand as strings in crashpy's and drgn's sources. Arrays
+are written with the enumerator that gives their length where one does, so that a table
+serves kernels it was not made from.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import drgn
@@ -20,6 +22,8 @@ import drgn.helpers
 from drgn import Object, Program, Type, TypeKind
 
 import crashpy
+from crashpy.elf import SHN_ABS, STT_OBJECT, ElfSymbols
+from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, STB_GLOBAL
 
 # Lengths that are enumerators in every kernel, by the array that has them.
 LENGTHS = {
@@ -40,6 +44,9 @@ ALSO = {
     "module_kset",
 }  # fmt: skip
 
+# What macros make for tracing: thousands, and none is asked for by name.
+GENERATED = ("__SCK__", "__tracepoint_", "__event_", "event_class_", "trace_event_")
+
 
 def wanted() -> set[str]:
     """Identifiers that stand in quotes in the sources of crashpy and drgn's helpers."""
@@ -54,18 +61,35 @@ def wanted() -> set[str]:
 
 def declaration(name: str, type_: Type) -> str | None:
     """A variable's type as bare.Finder reads it; None for what cannot be written."""
-    if type_.kind == TypeKind.ARRAY:
-        element = declaration("", type_.type)
-        if element is None or type_.type.kind == TypeKind.ARRAY:
-            return None
-        length = LENGTHS.get(name, type_.length if type_.length else "")
-        return f"{element} [{length}]"
+    lengths = ""
+    while type_.kind == TypeKind.ARRAY:
+        lengths += f" [{type_.length or ''}]"
+        type_ = type_.type
+    if name in LENGTHS and lengths:
+        lengths = f" [{LENGTHS[name]}]"
     if type_.kind in (TypeKind.STRUCT, TypeKind.UNION) and type_.tag is None:
         members = [member.name for member in type_.members or ()]
-        return "{" + ",".join(m for m in members if m) + "}" if all(members) else None
-    if type_.kind == TypeKind.FUNCTION:
+        return "{" + ",".join(m for m in members if m) + "}" + lengths if all(members) else None
+    if type_.kind == TypeKind.FUNCTION or "(" in str(type_.type_name()) or _is_nameless(type_):
         return None
-    return str(type_.type_name())
+    return f"{type_.type_name()}{lengths}"
+
+
+def _is_nameless(type_: Type) -> bool:
+    while type_.kind == TypeKind.POINTER:
+        type_ = type_.type
+    return "<anonymous>" in str(type_.type_name())
+
+
+def globals_of(path: str) -> set[str]:
+    """The variables in a kernel's symbol table that all files may use."""
+    elf = ElfSymbols.open(path)
+    names = set()
+    for index in range(1, len(elf)):
+        head = elf.heads[index]
+        if head >> 32 & 0xFF == STB_GLOBAL << 4 | STT_OBJECT and 0 < head >> 48 < SHN_ABS:
+            names.add(elf.name(index))
+    return {name for name in names if name.isidentifier() and not name.startswith(GENERATED)}
 
 
 def variables(path: str, names: set[str]) -> dict[str, str]:
@@ -78,6 +102,8 @@ def variables(path: str, names: set[str]) -> dict[str, str]:
             variable: Object = prog.variable(name)
         except LookupError:
             continue
+        if (variable.address_ or 0) < LOWEST_KERNEL_ADDRESS:  # per CPU: BTF has those
+            continue
         if (text := declaration(name, variable.type_)) is not None:
             found[name] = text
     return found
@@ -88,7 +114,8 @@ def main(paths: list[str]) -> int:
         sys.stderr.write(__doc__ or "")
         return 1
     table: dict[str, list[str]] = {}
-    names = wanted()
+    counted = Counter(name for path in paths for name in globals_of(path))
+    names = wanted() | {name for name, count in counted.items() if count > 1}
     for path in paths:
         for name, text in variables(path, names).items():
             alternatives = table.setdefault(name, [])

@@ -34,6 +34,7 @@ SECTIONS = (
     (".data", "_sdata", "_edata", SHF_ALLOC | SHF_WRITE, False),
     (".init.text", "_sinittext", "_einittext", SHF_ALLOC | SHF_EXECINSTR, False),
     (".bss", "__bss_start", "__bss_stop", SHF_ALLOC | SHF_WRITE, True),
+    (".brk", "__bss_stop", "_end", SHF_ALLOC | SHF_WRITE, True),
 )
 PER_CPU = len(SECTIONS) + 1
 LETTERS = {"t": 1, "r": 2, "d": 3, "b": 5, "g": 3, "s": 5}  # letter -> index of its section

@@ -146,6 +146,7 @@ class StackView:
         return "unknown or invalid address"
 
     def _is_vmalloc(self, address: int) -> bool:
+        address = int(address)  # of a class of its own it would be searched for one by one
         return address in self._all.vmalloc or MODULES[0] <= address < MODULES[1]
 
     def _verified(self, address: int, cs: int, ss: int, rip: int, rsp: int, flags: int) -> bool:
