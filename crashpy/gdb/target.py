@@ -7,7 +7,7 @@ from bisect import bisect_right
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from drgn import FaultError, Symbol, SymbolKind, Type, TypeKind
+from drgn import FaultError, Symbol, SymbolKind, Type, TypeKind, sizeof
 
 from crashpy.gdb.memory import KERNEL, Memory, UnreadableError, lowest_kernel_address
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 NO_NAMES = (SymbolKind.SECTION, SymbolKind.FILE)
 # gdb takes a static variable of a function, like `buffer.3`, for a copy that an Ada
 # compiler made: it shows lower-case names without the number.
+# Data that the linker script names, and the symbol table itself: no objects.
+EDGE = re.compile(
+    r"^kallsyms_|^_.*(start|end|begin|stop|aligned)|^_[es]\w*(data|text)$|^init_(stack|thread_union)$"
+)
 NUMBERED = re.compile(r"^(?=[a-z][a-z0-9_]*\.\d+$)([a-z0-9_]*).*")
 CHUNK = 64  # bytes read at once of a string: most end in the first
 
@@ -81,6 +85,8 @@ class Target:
 
     def _kernel_symbol(self, address: int) -> tuple[str, int]:
         """gdb's choice of a minimal symbol (lookup_minimal_symbol_by_pc_section())."""
+        if self.dump.symtab is not None:
+            return self._unsized_symbol(address)
         addresses, _ = self._symbols
         at_once = self._run(bisect_right(addresses, address) - 1)
         zero_sized: Symbol | None = None
@@ -110,6 +116,28 @@ class Target:
         if not chosen.size and not self._is_text(chosen.address):
             return "", 0  # data without a size: gdb does not trust it
         return NUMBERED.sub(r"\1", chosen.name), chosen.address
+
+    def _unsized_symbol(self, address: int) -> tuple[str, int]:
+        """The same of symbols that do not tell their sizes: types do where they are known."""
+        try:
+            found = sorted(self.prog.symbols(address), key=lambda s: s.name, reverse=True)
+        except LookupError:
+            return "", 0
+        known = sized = None
+        for symbol in found:
+            if symbol.kind == SymbolKind.FUNC:
+                return self._function_name(symbol), symbol.address
+            try:
+                type_ = self.prog.variable(symbol.name).type_
+                sized = None if is_flexible(type_) else sizeof(type_)
+                known = symbol
+                break
+            except (LookupError, TypeError):
+                if known is None and not EDGE.search(symbol.name):
+                    known = symbol
+        if known is None or (sized is not None and address >= known.address + sized):
+            return "", 0
+        return NUMBERED.sub(r"\1", known.name), known.address
 
     def _is_text(self, address: int) -> bool:
         start, end = self._text
@@ -204,6 +232,16 @@ class Target:
             found += piece
             address += size
         return found, True
+
+
+def is_flexible(type_: Type) -> bool:
+    """Whether objects may be larger than their type says."""
+    type_ = resolved(type_)
+    if type_.kind == TypeKind.ARRAY:
+        return type_.length is None
+    return type_.kind == TypeKind.STRUCT and bool(
+        type_.members and is_flexible(type_.members[-1].type)
+    )
 
 
 def resolved(type_: Type) -> Type:

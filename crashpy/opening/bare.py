@@ -28,6 +28,7 @@ from crashpy.opening.symtab import SymbolFinder, table_of
 
 log = logging.getLogger("crashpy")
 
+ROOM = "room"  # for the length of an array: as many as the symbol has room for
 RODATA = ("__start_rodata", "__end_rodata", "__start_ro_after_init", "__end_ro_after_init")
 
 
@@ -145,7 +146,7 @@ class Finder:
 
         ``{a,b}`` is the unnamed structure with these members; ``T [X]`` an array whose
         length is a number, an enumerator, a LENGTH() of VMCOREINFO, or, where X is
-        missing or too much, what the symbol's room holds.
+        none of these or too much, what the symbol's room holds.
         """
         written = re.fullmatch(r"(.*?[^\s\]])((?: \[\w*\])*)", declaration)
         assert written
@@ -163,6 +164,8 @@ class Finder:
             length, size = self._length(lengths[0]), drgn.sizeof(type_)
         except (LookupError, SyntaxError, StopIteration, TypeError):
             return None
+        if not lengths[0]:
+            return self._prog.array_type(type_)
         if length is None or (room and length * size > room):
             length = room // size or None if size else None
         return self._prog.array_type(type_, length)

@@ -266,12 +266,11 @@ class Btf:
         if kind == Kind.TYPEDEF:
             return prog.typedef_type(name or "", self.type(refers))
         if kind == Kind.ARRAY:
-            # [0] and a flexible [] look alike here; the latter is the commoner.
             return prog.array_type(self.type(words[index + 3]), words[index + 5] or None)
         if kind == Kind.FWD:
             return self._forward(name, kind_flag)
         if kind in (Kind.STRUCT, Kind.UNION):
-            members = list(self._members(index, items, kind_flag))
+            members = list(self._members(index, items, kind_flag, kind == Kind.UNION))
             make = prog.struct_type if kind == Kind.STRUCT else prog.union_type
             return make(name, refers, members)
         if kind in (Kind.ENUM, Kind.ENUM64):
@@ -291,20 +290,35 @@ class Btf:
             blob = blob._base
         return (self._prog.union_type if is_union else self._prog.struct_type)(name)
 
-    def _members(self, index: int, items: int, kind_flag: bool) -> Iterator[TypeMember]:
+    def _members(
+        self, index: int, items: int, kind_flag: bool, is_union: bool
+    ) -> Iterator[TypeMember]:
         words = self._words
+        last = index + 3 * items
         for at in range(index + 3, index + 3 + 3 * items, 3):
             offset, bits = words[at + 2], 0
             if kind_flag:
                 offset, bits = offset & 0xFFFFFF, offset >> 24
             name = self._string(words[at]) if words[at] else None
-            yield TypeMember(self._member(words[at + 1], bits), name, offset)
+            flexible = at == last and not is_union
+            yield TypeMember(self._member(words[at + 1], bits, flexible), name, offset)
 
-    def _member(self, number: int, bits: int):  # type: ignore[no-untyped-def]
-        # A callable, so that types that contain pointers to themselves come out.
+    # Types are callables, so that those that contain pointers to themselves come out.
+    def _member(  # type: ignore[no-untyped-def]
+        self, number: int, bits: int = 0, flexible: bool = True
+    ):
         if bits:
             return lambda: Object(self._prog, self.type(number), bit_field_size=bits)
-        return lambda: self.type(number)
+        if flexible:
+            return lambda: self.type(number)
+        return lambda: self._never_flexible(number)
+
+    def _never_flexible(self, number: int) -> Type:
+        """[0] and a flexible [], which only a structure's last member can be, look alike."""
+        type_ = self.type(number)
+        if type_.kind == TypeKind.ARRAY and type_.length is None:
+            return self._prog.array_type(type_.type, 0)
+        return type_
 
     def _enum(
         self, name: str | None, index: int, kind: int, items: int, size: int, signed: bool
@@ -327,7 +341,7 @@ class Btf:
         for at in range(index + 3, index + 3 + 2 * items, 2):
             if words[at + 1]:
                 name = self._string(words[at]) if words[at] else None
-                parameters.append(TypeParameter(self._member(words[at + 1], 0), name))
+                parameters.append(TypeParameter(self._member(words[at + 1]), name))
             else:
                 variadic = True
         return self._prog.function_type(self.type(returns), parameters, variadic)

@@ -2,8 +2,8 @@
 
 usage: python -m crashpy.opening.declare VMLINUX...      (newest kernel first)
 
-The variables are those that several of the kernels have and that are no file's own
-(static), and those whose names stand as strings in crashpy's and drgn's sources. Arrays
+The variables are those that several of the kernels have, or all of them where they are a
+file's own (static), and those whose names stand as strings in crashpy's and drgn's sources. Arrays
 are written with the enumerator that gives their length where one does, so that a table
 serves kernels it was not made from.
 """
@@ -15,6 +15,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import drgn
@@ -23,6 +24,7 @@ from drgn import Object, Program, Type, TypeKind
 
 import crashpy
 from crashpy.elf import SHN_ABS, STT_OBJECT, ElfSymbols
+from crashpy.opening.bare import ROOM
 from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, STB_GLOBAL
 
 # Lengths that are enumerators in every kernel, by the array that has them.
@@ -32,7 +34,7 @@ LENGTHS = {
     "vm_zone_stat": "NR_VM_ZONE_STAT_ITEMS",
     "vm_numa_event": "NR_VM_NUMA_EVENT_ITEMS",
     "softirq_vec": "NR_SOFTIRQS",
-    "__per_cpu_offset": "",
+    "__per_cpu_offset": ROOM,
     "node_data": "node_data",
     "mem_section": "mem_section",
 }
@@ -63,7 +65,7 @@ def declaration(name: str, type_: Type) -> str | None:
     """A variable's type as bare.Finder reads it; None for what cannot be written."""
     lengths = ""
     while type_.kind == TypeKind.ARRAY:
-        lengths += f" [{type_.length or ''}]"
+        lengths += f" [{'' if type_.length is None else type_.length}]"
         type_ = type_.type
     if name in LENGTHS and lengths:
         lengths = f" [{LENGTHS[name]}]"
@@ -81,14 +83,20 @@ def _is_nameless(type_: Type) -> bool:
     return "<anonymous>" in str(type_.type_name())
 
 
-def globals_of(path: str) -> set[str]:
-    """The variables in a kernel's symbol table that all files may use."""
+def names_of(path: str) -> tuple[set[str], set[str]]:
+    """The variables in a kernel's symbol table: those of all files, and of one file alone."""
     elf = ElfSymbols.open(path)
-    names = set()
+    shared: Counter[str] = Counter()
+    own: Counter[str] = Counter()
     for index in range(1, len(elf)):
         head = elf.heads[index]
-        if head >> 32 & 0xFF == STB_GLOBAL << 4 | STT_OBJECT and 0 < head >> 48 < SHN_ABS:
-            names.add(elf.name(index))
+        if head >> 32 & 15 == STT_OBJECT and 0 < head >> 48 < SHN_ABS:
+            (shared if head >> 36 & 15 == STB_GLOBAL else own)[elf.name(index)] += 1
+    once = {name for name, count in own.items() if count == 1 and not name.startswith("__")}
+    return _sensible(shared), _sensible(once - shared.keys())
+
+
+def _sensible(names: Iterable[str]) -> set[str]:
     return {name for name in names if name.isidentifier() and not name.startswith(GENERATED)}
 
 
@@ -114,8 +122,10 @@ def main(paths: list[str]) -> int:
         sys.stderr.write(__doc__ or "")
         return 1
     table: dict[str, list[str]] = {}
-    counted = Counter(name for path in paths for name in globals_of(path))
+    known = [names_of(path) for path in paths]
+    counted = Counter(name for shared, _ in known for name in shared)
     names = wanted() | {name for name, count in counted.items() if count > 1}
+    names |= set.intersection(*(own for _, own in known))
     for path in paths:
         for name, text in variables(path, names).items():
             alternatives = table.setdefault(name, [])

@@ -22,6 +22,7 @@ from crashpy.elf import (
     STB_WEAK,
     STT_GNU_IFUNC,
     STT_OBJECT,
+    STT_SECTION,
     ElfSymbols,
     Section,
 )
@@ -47,7 +48,8 @@ STB_GLOBAL = 1
 def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
     """An ELF symbol table of (address, letter, name), as it was before KASLR moved it.
 
-    It is in the order of its values, and its names are in the order of the table.
+    It is in the order of its values, and its names are in the order of the table; symbols
+    of sections follow.
     """
     bounds = {name: 0 for _, first, last, *_ in SECTIONS for name in (first, last)}
     keys: dict[str, int] = {}
@@ -66,13 +68,17 @@ def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
         names.append(name)
     order = sorted(range(len(values)), key=values.__getitem__)
     names = [names[index] for index in order]
+    sections = list(_sections(bounds, bias))
     table = array("Q", bytes(24 * (len(order) + 1)))
     places = accumulate((len(name) + 1 for name in names), initial=1)
     table[3::3] = array("Q", [kinds[i] << 32 | at for i, at in zip(order, places, strict=False)])
     table[4::3] = sizeless = array("Q", map(values.__getitem__, order))
     table[5::3] = _sizes(sizeless)
+    for index, section in enumerate(sections):
+        if section.size:
+            table.extend([STT_SECTION << 32 | index << 48, section.address, 0])
     strings = "\0".join(["", *names, ""])
-    return ElfSymbols(memoryview(table).cast("B"), strings, list(_sections(bounds, bias)))
+    return ElfSymbols(memoryview(table).cast("B"), strings, sections)
 
 
 def _sizes(values: array[int]) -> array[int]:
@@ -114,6 +120,8 @@ class SymbolFinder:
     def __init__(self, table: ElfSymbols, bias: int) -> None:
         self.table = table
         self.bias = bias
+        sections = sum(section.size > 0 for section in table.sections)
+        self._count = len(table) - sections
         self._named: dict[str, list[int]] = {}
 
     def __call__(
@@ -128,7 +136,7 @@ class SymbolFinder:
             if name is not None:
                 found = [index for index in found if self.table.name(index) == name]
         else:
-            found = list(range(1, len(self.table))) if name is None else self._of(name)
+            found = list(range(1, self._count)) if name is None else self._of(name)
         if one:  # as drgn: of several the first global one
             found = sorted(found, key=lambda i: not self._is_global(i))[:1]
         return [self._symbol(index) for index in found]
@@ -141,7 +149,7 @@ class SymbolFinder:
             at = strings.find(needle)
             while at >= 0:
                 place = at + 1
-                found.append(bisect_left(heads, place, 1, key=lambda head: head & 0xFFFFFFFF))
+                found.append(_index(heads, place, self._count))
                 at = strings.find(needle, place)
         return found
 
@@ -149,7 +157,7 @@ class SymbolFinder:
         if address < LOWEST_KERNEL_ADDRESS:
             return []
         values = self.table.values
-        end = bisect_right(values, address - self.bias)
+        end = bisect_right(values, address - self.bias, 1, self._count)
         start = bisect_left(values, values[end - 1], 1, end)
         return list(range(start, end))
 
@@ -169,3 +177,8 @@ class SymbolFinder:
             binding,
             SymbolKind.FUNC if letter in "tTwWi" else SymbolKind.OBJECT,
         )
+
+
+def _index(heads: Sequence[int], place: int, count: int) -> int:
+    """The symbol whose name begins there."""
+    return bisect_left(heads, place, 1, count, key=lambda head: head & 0xFFFFFFFF)
