@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 NO_NAMES = (SymbolKind.SECTION, SymbolKind.FILE)
 # gdb takes a static variable of a function, like `buffer.3`, for a copy that an Ada
 # compiler made: it shows lower-case names without the number.
+NUMBERED = re.compile(r"^(?=[a-z][a-z0-9_]*\.\d+$)([a-z0-9_]*).*")
 # Data that the linker script names, and the symbol table itself: no objects.
 EDGE = re.compile(
-    r"^kallsyms_|^_.*(start|end|begin|stop|aligned)|^_[es]\w*(data|text)$|^init_(stack|thread_union)$"
+    r"^kallsyms_|^_.*(start|end|begin|stop|aligned)|^_[es]\w*(data|text)$"
+    r"|^init_(stack|thread_union)$"
 )
-NUMBERED = re.compile(r"^(?=[a-z][a-z0-9_]*\.\d+$)([a-z0-9_]*).*")
 CHUNK = 64  # bytes read at once of a string: most end in the first
 
 
