@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
+from itertools import islice
 from typing import Any
 
 import drgn
@@ -24,10 +25,12 @@ from crashpy.elf import ElfSymbols
 from crashpy.opening.btf import KINDS_OF, Btf, BtfError, Kind
 from crashpy.opening.errors import OpeningError
 from crashpy.opening.kallsyms import Kallsyms, KallsymsError
-from crashpy.opening.symtab import SymbolFinder, table_of
+from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, SymbolFinder, table_of
 
 log = logging.getLogger("crashpy")
 
+NEEDED = "its vmlinux with debug information is needed"
+MOST_MODULES = 4096  # against a damaged list
 ROOM = "room"  # for the length of an array: as many as the symbol has room for
 RODATA = ("__start_rodata", "__end_rodata", "__start_ro_after_init", "__end_ro_after_init")
 
@@ -45,10 +48,13 @@ class Finder:
     libdrgn asks again at every prog.type() and prog["x"], so hits and misses are kept.
     """
 
-    def __init__(self, prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
+    def __init__(self, prog: Program, vmcoreinfo: Mapping[str, str], symbols: SymbolFinder) -> None:
         self._prog = prog
+        self._symbols = symbols
         self._vmcoreinfo = vmcoreinfo
         self._blobs: list[Btf] = []
+        # adds the modules' blobs; run when something is not found in the kernel's
+        self.complete: Callable[[], None] | None = None
         self._types: dict[tuple[Any, ...], Type | None] = {}
         self._objects: dict[tuple[str, FindObjectFlags], Object | None] = {}
 
@@ -85,18 +91,30 @@ class Finder:
             self._objects[key] = self._find_object(name, flags)
         return self._objects[key]
 
+    def _all_blobs(self) -> Iterator[Btf]:
+        yield from self._blobs
+        if complete := self.complete:
+            self.complete = None
+            known = len(self._blobs)
+            complete()
+            yield from self._blobs[known:]
+
     def _find_type(self, kinds: frozenset[TypeKind], name: str) -> Type | None:
         wanted = tuple(kind for each in kinds for kind in KINDS_OF.get(each, ()))
-        for blob in self._blobs:
+        for blob in self._all_blobs():
             for number in blob.ids(name, wanted):
-                found = blob.type(number)
+                try:
+                    found = blob.type(number)
+                except (BtfError, LookupError, OverflowError, RecursionError) as error:
+                    log.warning("%s: BTF is damaged (%s)", name, error)
+                    continue
                 if found.kind in kinds:
                     return found
         return None
 
     def _find_object(self, name: str, flags: FindObjectFlags) -> Object | None:
         if flags & FindObjectFlags.CONSTANT:
-            for blob in self._blobs:
+            for blob in self._all_blobs():
                 if (constant := blob.enumerator(name)) is not None:
                     return constant
         wanted = []
@@ -106,7 +124,7 @@ class Finder:
             wanted.append(Kind.VAR)
         if not wanted or (address := self._address(name)) is None:
             return None
-        for blob in self._blobs:
+        for blob in self._all_blobs():
             for number in blob.ids(name, wanted):
                 return Object(self._prog, blob.type(number), address=address)
         if not flags & FindObjectFlags.VARIABLE:
@@ -133,7 +151,7 @@ class Finder:
         return bounds[0] <= address < bounds[1] and not bounds[2] <= address < bounds[3]
 
     def _room(self, address: int) -> int:
-        return max((symbol.size for symbol in self._prog.symbols(address)), default=0)
+        return max((s.size for s in self._symbols(self._prog, None, address, False)), default=0)
 
     def _address(self, name: str) -> int | None:
         try:
@@ -210,33 +228,38 @@ def describe(
     """
     bias = int(vmcoreinfo.get("KERNELOFFSET", "0"), 16)
     table = table_of(map_ or _kernel_symbols(prog, vmcoreinfo), bias)
-    prog.register_symbol_finder("kallsyms", SymbolFinder(table, bias), enable_index=0)
+    symbols = SymbolFinder(table, bias)
+    prog.register_symbol_finder("kallsyms", symbols, enable_index=0)
+    finder = Finder(prog, vmcoreinfo, symbols)
+    try:
+        if prog.symbol("_stext").address != int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16):
+            raise LookupError
+    except LookupError:
+        raise OpeningError(f"the kernel's symbols in the dump are damaged: {NEEDED}") from None
     try:
         base = Btf(prog, btf or _kernel_btf(prog))
+        finder.add(base)
+        prog.register_type_finder("btf", finder.find_type, enable_index=0)
+        prog.register_object_finder("btf", finder.find_object, enable_index=1)
+        prog.type("struct task_struct")
     except LookupError:
         raise OpeningError(
-            "this kernel carries no BTF (CONFIG_DEBUG_INFO_BTF is off): "
-            "its vmlinux with debug information is needed"
+            f"this kernel carries no BTF (CONFIG_DEBUG_INFO_BTF is off): {NEEDED}"
         ) from None
     except (FaultError, BtfError) as error:
         raise OpeningError(
-            f"the kernel's BTF cannot be read from the dump ({error}): "
-            "its vmlinux with debug information is needed"
+            f"the kernel's BTF cannot be read from the dump ({error}): {NEEDED}"
         ) from error
-    finder = Finder(prog, vmcoreinfo)
-    finder.add(base)
-    prog.register_type_finder("btf", finder.find_type, enable_index=0)
-    prog.register_object_finder("btf", finder.find_object, enable_index=1)
     _main_module(prog, vmcoreinfo)
+    finder.complete = lambda: _module_types(prog, finder, base)
     missing = ["source lines, inline frames and local variables (no debug information)"]
     try:
-        _module_types(prog, finder, base)
+        for module, new in islice(prog.loaded_modules(), MOST_MODULES):
+            if new and isinstance(module, drgn.RelocatableModule):
+                _nothing_to_load(module)
     except (FaultError, LookupError, ValueError) as error:
-        missing.append(f"types of modules ({error})")
-    try:
-        _module_symbols(prog)
-    except (FaultError, LookupError, ValueError) as error:
-        missing.append(f"symbols of modules ({error})")
+        missing.append(f"the list of modules ({error})")
+    prog.register_symbol_finder("module kallsyms", ModuleSymbols(prog), enable_index=1)
     return table, missing
 
 
@@ -249,15 +272,12 @@ def _kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> Iterable[tu
     if "SYMBOL(kallsyms_names)" not in vmcoreinfo:
         raise OpeningError(
             "VMCOREINFO does not say where this kernel keeps its symbols (kernels before 6.0 do"
-            " not): its vmlinux with debug information is needed, or its System.map (--kallsyms)"
+            f" not): {NEEDED}, or its System.map (--kallsyms)"
         )
     try:
         return Kallsyms(prog, vmcoreinfo)
     except KallsymsError as error:
-        raise OpeningError(
-            f"{error}: the kernel's vmlinux with debug information is needed,"
-            " or its System.map (--kallsyms)"
-        ) from error
+        raise OpeningError(f"{error}: {NEEDED}, or its System.map (--kallsyms)") from error
 
 
 def _main_module(prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
@@ -278,29 +298,53 @@ def _module_types(prog: Program, finder: Finder, base: Btf) -> None:
     """Every module's split BTF, from the kernel's list btf_modules."""
     from drgn.helpers.linux.list import list_for_each_entry
 
-    entries = list_for_each_entry("struct btf_module", prog["btf_modules"].address_of_(), "list")
-    for entry in entries:
+    name = "?"
+    try:
+        head = prog["btf_modules"].address_of_()
+        entries = list_for_each_entry("struct btf_module", head, "list")
+        for entry in islice(entries, MOST_MODULES):
+            try:
+                name = entry.module.name.string_().decode(errors="replace")
+                blob = prog.read(entry.btf.data.value_(), entry.btf.data_size.value_())
+                finder.add(Btf(prog, blob, base))
+            except (FaultError, BtfError) as error:
+                log.warning("types of module %s: %s", name, error)
+    except LookupError:  # CONFIG_DEBUG_INFO_BTF_MODULES is off
+        pass
+    except (FaultError, ValueError, OverflowError) as error:
+        log.warning("types of the modules after %s: %s", name, error)
+
+
+class ModuleSymbols:
+    """Answers drgn's questions for modules' symbols; they are read at the first one."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._index: drgn.SymbolIndex | None = None
+
+    def __call__(
+        self, prog: Program, name: str | None, address: int | None, one: bool
+    ) -> Sequence[Symbol]:
+        if address is not None and address < LOWEST_KERNEL_ADDRESS:
+            return []
+        if self._index is None:
+            self._index = drgn.SymbolIndex(())  # for what reading them asks
+            self._index = drgn.SymbolIndex(self._read())
+        return self._index(prog, name, address, one)
+
+    def _read(self) -> list[Symbol]:
+        from drgn.helpers.linux.kallsyms import module_kallsyms
+        from drgn.helpers.linux.module import for_each_module
+
+        symbols: list[Symbol] = []
         name = "?"
         try:
-            name = entry.module.name.string_().decode(errors="replace")
-            blob = prog.read(entry.btf.data.value_(), entry.btf.data_size.value_())
-            finder.add(Btf(prog, blob, base))
-        except (FaultError, BtfError) as error:
-            log.warning("types of module %s: %s", name, error)
-
-
-def _module_symbols(prog: Program) -> None:
-    from drgn.helpers.linux.kallsyms import module_kallsyms
-    from drgn.helpers.linux.module import for_each_module
-
-    for module, new in prog.loaded_modules():
-        if new and isinstance(module, drgn.RelocatableModule):
-            _nothing_to_load(module)
-    symbols: list[Symbol] = []
-    for struct_module in for_each_module(prog):
-        try:
-            symbols += module_kallsyms(struct_module)
-        except (FaultError, ValueError) as error:
-            name = struct_module.name.string_().decode(errors="replace")
-            log.warning("symbols of module %s: %s", name, error)
-    prog.register_symbol_finder("module kallsyms", drgn.SymbolIndex(symbols), enable_index=1)
+            for struct_module in islice(for_each_module(self._prog), MOST_MODULES):
+                try:
+                    name = struct_module.name.string_().decode(errors="replace")
+                    symbols += module_kallsyms(struct_module)
+                except (FaultError, ValueError, OverflowError) as error:
+                    log.warning("symbols of module %s: %s", name, error)
+        except (FaultError, LookupError) as error:
+            log.warning("symbols of the modules after %s: %s", name, error)
+        return symbols

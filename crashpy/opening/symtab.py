@@ -27,6 +27,7 @@ from crashpy.elf import (
     Section,
 )
 
+LAST = ""  # the last of all symbols: KASLR moves what lies in a section
 # Sections that symbols tell the ends of: name, first symbol, last one, flags, is it empty in a
 # file. The order of arch/x86/kernel/vmlinux.lds.S.
 SECTIONS = (
@@ -36,6 +37,7 @@ SECTIONS = (
     (".init.text", "_sinittext", "_einittext", SHF_ALLOC | SHF_EXECINSTR, False),
     (".bss", "__bss_start", "__bss_stop", SHF_ALLOC | SHF_WRITE, True),
     (".brk", "__bss_stop", "_end", SHF_ALLOC | SHF_WRITE, True),
+    (".init.scratch", "_end", LAST, SHF_ALLOC | SHF_WRITE, True),
 )
 PER_CPU = len(SECTIONS) + 1
 LETTERS = {"t": 1, "r": 2, "d": 3, "b": 5, "g": 3, "s": 5}  # letter -> index of its section
@@ -43,6 +45,12 @@ LETTERS = {"t": 1, "r": 2, "d": 3, "b": 5, "g": 3, "s": 5}  # letter -> index of
 # NULL print as __per_cpu_start.
 LOWEST_KERNEL_ADDRESS = 1 << 32
 STB_GLOBAL = 1
+RANK = {STB_GLOBAL: 0, STB_WEAK: 1, STB_LOCAL: 2}
+BINDINGS = {
+    STB_GLOBAL: SymbolBinding.GLOBAL,
+    STB_WEAK: SymbolBinding.WEAK,
+    STB_LOCAL: SymbolBinding.LOCAL,
+}
 
 
 def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
@@ -67,6 +75,7 @@ def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
         values.append(address)
         names.append(name)
     order = sorted(range(len(values)), key=values.__getitem__)
+    bounds[LAST] = values[order[-1]] + bias if order else 0
     names = [names[index] for index in order]
     sections = list(_sections(bounds, bias))
     table = array("Q", bytes(24 * (len(order) + 1)))
@@ -137,8 +146,8 @@ class SymbolFinder:
                 found = [index for index in found if self.table.name(index) == name]
         else:
             found = list(range(1, self._count)) if name is None else self._of(name)
-        if one:  # as drgn: of several the first global one
-            found = sorted(found, key=lambda i: not self._is_global(i))[:1]
+        if one:  # of several a global one, else a weak one, as drgn chooses
+            found = sorted(found, key=lambda index: RANK[self._bind(index)])[:1]
         return [self._symbol(index) for index in found]
 
     def _of(self, name: str) -> list[int]:
@@ -161,15 +170,13 @@ class SymbolFinder:
         start = bisect_left(values, values[end - 1], 1, end)
         return list(range(start, end))
 
-    def _is_global(self, index: int) -> bool:
-        return bool(self.table.heads[index] >> 36 & 15)
+    def _bind(self, index: int) -> int:
+        return self.table.heads[index] >> 36 & 15
 
     def _symbol(self, index: int) -> Symbol:
         value = self.table.values[index]
         letter = self.table.letter(index)
-        binding = SymbolBinding.GLOBAL if self._is_global(index) else SymbolBinding.LOCAL
-        if letter in "wWvV":
-            binding = SymbolBinding.WEAK
+        binding = BINDINGS[self._bind(index)]
         return Symbol(
             self.table.name(index),
             value + self.bias if value >= LOWEST_KERNEL_ADDRESS else value,
