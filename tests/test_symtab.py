@@ -66,7 +66,7 @@ def test_drgn_is_told_where_a_name_is(table):
     assert len(finder(prog, None, None, False)) == len(SYMBOLS)
 
 
-def test_no_symbols(kernel):
+def test_no_symbols():
     nothing = SymbolFinder(table_of([], 0), 0)
     assert nothing(Program(), None, TEXT, True) == []
     assert nothing(Program(), "x", None, True) == []
