@@ -58,6 +58,10 @@ class Driver:
                 break
         return Answer(line, printed, time.monotonic() - began, died)
 
+    def restart(self) -> None:
+        """Begin a new session with the next line."""
+        self._stop()
+
     def _start(self) -> None:
         env = dict(os.environ, TERM="dumb", COLUMNS="80", LINES="24", TZ="UTC", LC_ALL="C.UTF-8")
         env["HOME"] = str(self._cwd)
