@@ -138,6 +138,9 @@ class Target:
                     known = symbol
         if known is None or (sized is not None and address >= known.address + sized):
             return "", 0
+        start, end = self._constants
+        if sized is None and address > known.address and start <= address < end:
+            return "", 0  # strings of the compiler's follow the objects there
         return NUMBERED.sub(r"\1", known.name), known.address
 
     def _is_text(self, address: int) -> bool:
@@ -146,8 +149,15 @@ class Target:
 
     @cached_property
     def _text(self) -> tuple[int, int]:
+        return self._between("_stext", "_etext")
+
+    @cached_property
+    def _constants(self) -> tuple[int, int]:
+        return self._between("__start_rodata", "__end_rodata")
+
+    def _between(self, first: str, last: str) -> tuple[int, int]:
         try:
-            return self.prog.symbol("_stext").address, self.prog.symbol("_etext").address
+            return self.prog.symbol(first).address, self.prog.symbol(last).address
         except LookupError:
             return 0, 0
 

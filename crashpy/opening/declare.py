@@ -2,10 +2,10 @@
 
 usage: python -m crashpy.opening.declare VMLINUX...      (newest kernel first)
 
-The variables are those that several of the kernels have, or all of them where they are a
-file's own (static), and those whose names stand as strings in crashpy's and drgn's sources. Arrays
-are written with the enumerator that gives their length where one does, so that a table
-serves kernels it was not made from.
+The variables are those that all files of a kernel may use, those of one file (static)
+that every kernel has, and those whose names stand as strings in crashpy's and drgn's
+sources. Arrays are written with the enumerator that gives their length where one does,
+so that a table serves kernels it was not made from.
 """
 
 from __future__ import annotations
@@ -47,7 +47,14 @@ ALSO = {
 }  # fmt: skip
 
 # What macros make for tracing: thousands, and none is asked for by name.
-GENERATED = ("__SCK__", "__tracepoint_", "__event_", "event_class_", "trace_event_")
+GENERATED = (
+    "__SCK__",
+    "__tracepoint_",
+    "__event_",
+    "event_class_",
+    "trace_event_",
+    "security_hook_active_",
+)
 
 
 def wanted() -> set[str]:
@@ -123,8 +130,7 @@ def main(paths: list[str]) -> int:
         return 1
     table: dict[str, list[str]] = {}
     known = [names_of(path) for path in paths]
-    counted = Counter(name for shared, _ in known for name in shared)
-    names = wanted() | {name for name, count in counted.items() if count > 1}
+    names = wanted().union(*(shared for shared, _ in known))
     names |= set.intersection(*(own for _, own in known))
     for path in paths:
         for name, text in variables(path, names).items():

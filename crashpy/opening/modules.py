@@ -83,7 +83,8 @@ class Finder:
             yield named, False
         yield f"/lib/modules/{release}/updates", False
         yield f"/lib/modules/{release}", False
-        yield str(Path(dump.debuginfo or dump.kernel).resolve().parent), False
+        if (kernel := Path(dump.debuginfo or dump.kernel)).exists():
+            yield str(kernel.resolve().parent), False
 
     def candidates(self, name: str) -> Iterator[str]:
         """Files that by their name may be the module's; `-` and `_` are one letter."""

@@ -42,6 +42,9 @@ def _open(named: naming.Named, options: OpenOptions) -> Dump:
     prog = start(files, options)
     build_id = dump.build_id or _live_build_id(dump)
     missing = [*_damage(files), *naming.gaps(files)] if dump.split else _damage(files)
+    if options.debuginfo == "btf":
+        why = OpeningError(f"{dump.path}: only its own types and symbols were asked for")
+        return _bare(files, missing, options, why, kernels[0] if kernels else None)
     if kernels:
         for kernel in kernels:
             if build_id is None:
@@ -54,8 +57,7 @@ def _open(named: naming.Named, options: OpenOptions) -> Dump:
             return _bare(files, missing, options, error, kernels[0])
     else:
         options.progress("searching the kernel")
-        wanted = options.debuginfo != "btf"
-        found = find_kernel(dump.release, build_id, [named.folder], options) if wanted else None
+        found = find_kernel(dump.release, build_id, [named.folder], options)
         if found is None:
             nothing = OpeningError(
                 f"{dump.path}: {dump.describe()}: no kernel with debug info for it was found in"
