@@ -30,6 +30,7 @@ from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, SymbolFinder, table_of
 log = logging.getLogger("crashpy")
 
 NEEDED = "its vmlinux with debug information is needed"
+LARGEST_BTF = 1 << 28  # bytes; today's kernels have 5 MB
 MOST_MODULES = 4096  # against a damaged list
 ROOM = "room"  # for the length of an array: as many as the symbol has room for
 RODATA = ("__start_rodata", "__end_rodata", "__start_ro_after_init", "__end_ro_after_init")
@@ -139,8 +140,12 @@ class Finder:
         kallsyms knows no sizes, only where the next symbol begins.
         """
         room = self._room(address)
-        found = [self._written(text, room) for text in self._declared.get(name, ())]
-        types = [type_ for type_ in found if type_ is not None]
+        texts = self._declared.get(name, ())
+        for exact in (True, False):
+            found = [self._written(text, room, exact=exact) for text in texts]
+            types = [type_ for type_ in found if type_ is not None]
+            if types:
+                break
         if len(types) < 2:
             return types[0] if types else None
         const = self._is_constant(address)
@@ -159,12 +164,12 @@ class Finder:
         except LookupError:
             return None
 
-    def _written(self, declaration: str, room: int) -> Type | None:
+    def _written(self, declaration: str, room: int, *, exact: bool) -> Type | None:
         """The type a declaration names, None where this kernel has no such type.
 
         ``{a,b}`` is the unnamed structure with these members; ``T [X]`` an array whose
         length is a number, an enumerator, a LENGTH() of VMCOREINFO, or, where X is
-        none of these or too much, what the symbol's room holds.
+        none of these, or too much and not to be `exact`, what the symbol's room holds.
         """
         written = re.fullmatch(r"(.*?[^\s\]])((?: \[\w*\])*)", declaration)
         assert written
@@ -184,6 +189,8 @@ class Finder:
             return None
         if not lengths[0]:
             return self._prog.array_type(type_)
+        if exact and length is not None and 0 < room < length * size:
+            return None
         if length is None or (room and length * size > room):
             length = room // size or None if size else None
         return self._prog.array_type(type_, length)
@@ -231,11 +238,8 @@ def describe(
     symbols = SymbolFinder(table, bias)
     prog.register_symbol_finder("kallsyms", symbols, enable_index=0)
     finder = Finder(prog, vmcoreinfo, symbols)
-    try:
-        if prog.symbol("_stext").address != int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16):
-            raise LookupError
-    except LookupError:
-        raise OpeningError(f"the kernel's symbols in the dump are damaged: {NEEDED}") from None
+    if not _agree(symbols, vmcoreinfo):
+        raise OpeningError(f"the kernel's symbols in the dump are damaged: {NEEDED}")
     try:
         base = Btf(prog, btf or _kernel_btf(prog))
         finder.add(base)
@@ -250,7 +254,10 @@ def describe(
         raise OpeningError(
             f"the kernel's BTF cannot be read from the dump ({error}): {NEEDED}"
         ) from error
-    _main_module(prog, vmcoreinfo)
+    try:
+        _main_module(prog, vmcoreinfo)
+    except (LookupError, ValueError) as error:
+        raise OpeningError(f"the kernel's symbols in the dump are damaged ({error})") from error
     finder.complete = lambda: _module_types(prog, finder, base)
     missing = ["source lines, inline frames and local variables (no debug information)"]
     try:
@@ -263,8 +270,20 @@ def describe(
     return table, missing
 
 
+def _agree(symbols: SymbolFinder, vmcoreinfo: Mapping[str, str]) -> bool:
+    """Whether the symbols that VMCOREINFO knows as well are where it says."""
+    known = {key[7:-1]: value for key, value in vmcoreinfo.items() if key.startswith("SYMBOL(")}
+    for name in known.keys() & {"_stext", "init_uts_ns", "_end", "prb", "kexec_crash_image"}:
+        found = symbols(None, name, None, False)
+        if int(known[name], 16) not in [symbol.address for symbol in found]:
+            return False
+    return True
+
+
 def _kernel_btf(prog: Program) -> bytes:
     start, stop = (prog.symbol(f"__{edge}_BTF").address for edge in ("start", "stop"))
+    if not 0 < stop - start < LARGEST_BTF:
+        raise BtfError(f"it would be of {stop - start} bytes")
     return prog.read(start, stop - start)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterator, Mapping
+from itertools import islice
+from operator import gt
 
 from drgn import FaultError, Program
 
@@ -48,6 +50,8 @@ class Kallsyms:
             values = [offset if offset >= 0 else base - 1 - offset for offset in offsets]
         else:
             values = [base + (offset & 0xFFFFFFFF) for offset in offsets]
+        if any(map(gt, values, islice(values, 1, None))):  # the kernel sorts its table
+            raise KallsymsError("the kernel's symbol table is damaged")
         self._values = values
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ SECTIONS = (
     (".init.text", "_sinittext", "_einittext", SHF_ALLOC | SHF_EXECINSTR, False),
     (".bss", "__bss_start", "__bss_stop", SHF_ALLOC | SHF_WRITE, True),
     (".brk", "__bss_stop", "_end", SHF_ALLOC | SHF_WRITE, True),
-    (".init.scratch", "_end", LAST, SHF_ALLOC | SHF_WRITE, True),
+    (".init.scratch", "__init_scratch_begin", LAST, SHF_ALLOC | SHF_WRITE, False),
 )
 PER_CPU = len(SECTIONS) + 1
 LETTERS = {"t": 1, "r": 2, "d": 3, "b": 5, "g": 3, "s": 5}  # letter -> index of its section
@@ -72,10 +72,12 @@ def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
             address -= bias
             kind = keys.get(letter, 0) or keys.setdefault(letter, _key(letter))
         kinds.append(kind)
-        values.append(address)
+        values.append(address & 0xFFFFFFFFFFFFFFFF)  # of a damaged table anything
         names.append(name)
     order = sorted(range(len(values)), key=values.__getitem__)
     bounds[LAST] = values[order[-1]] + bias if order else 0
+    if not bounds["__init_scratch_begin"]:
+        bounds["_end"] = max(bounds["_end"], bounds[LAST])
     names = [names[index] for index in order]
     sections = list(_sections(bounds, bias))
     table = array("Q", bytes(24 * (len(order) + 1)))
@@ -135,7 +137,7 @@ class SymbolFinder:
 
     def __call__(
         self,
-        prog: Program,  # noqa: ARG002  drgn's signature
+        prog: Program | None,  # noqa: ARG002  drgn's signature
         name: str | None,
         address: int | None,
         one: bool,

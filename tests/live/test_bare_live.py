@@ -1,0 +1,73 @@
+"""Fresh dumps of Debian kernels without their vmlinux: as with it, and as quick to open.
+
+    pytest -m live tests/live/test_bare_live.py
+
+Writes what is not explained to live-bare-DUMP.txt in the folder of the dumps.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bare import compared
+
+pytestmark = pytest.mark.live
+KINDS = [f"{series}-kdump-{form}" for series in ("6.1", "6.12") for form in ("elf", "c.d31")]
+MOST_MIB = 120
+MOST_TIMES = 1.5
+RUNS = 5
+
+
+@pytest.fixture(params=KINDS)
+def dump(request):
+    import dumps
+
+    return next(d for d in dumps.live_dumps() if d.name == request.param)
+
+
+def test_nine_lines_of_ten_are_the_same_and_the_rest_is_explained(dump):
+    import dumps
+
+    pairs = list(compared(dump.vmlinux, dump.vmcore))
+    identical = sum(pair.identical for pair in pairs)
+    report = [x for p in pairs if p.unexplained for x in (f"== {p.line}", *p.unexplained[:20])]
+    table = f"{dump.name}: {identical} of {len(pairs)} identical"
+    (dumps.KEPT / f"live-bare-{dump.name}.txt").write_text("\n".join([table, *report]) + "\n")
+    assert not report, table
+    assert identical >= 0.9 * len(pairs), table
+
+
+def test_the_stacks_of_all_tasks(dump, tmp_path):
+    (tmp_path / "stacks.txt").write_text("foreach bt\nbt -a\nforeach bt -f\n")
+    pairs = list(compared(dump.vmlinux, dump.vmcore, [tmp_path / "stacks.txt"]))
+    assert [pair.identical for pair in pairs] == [True] * 3
+
+
+def test_quick_and_small(dump):
+    """Best of several runs, one with vmlinux and one without in turn."""
+    argv = [sys.executable, "-m", "crashpy", "--no_crashrc"]
+    best = {}
+    for _ in range(RUNS):
+        for kind, files in (("dwarf", [dump.vmlinux, dump.vmcore]), ("btf", [dump.vmcore])):
+            began = time.monotonic()
+            subprocess.run(
+                [*argv, "--debuginfo", kind, *files],
+                input=b"exit\n",
+                check=True,
+                capture_output=True,
+            )
+            best[kind] = min(best.get(kind, 1e9), time.monotonic() - began)
+    assert best["btf"] <= MOST_TIMES * best["dwarf"], best
+    script = (
+        "import resource, sys; from crashpy.cli import main;"
+        f"main(['--no_crashrc', '--debuginfo', 'btf', '-c', 'bt', {str(dump.vmcore)!r}]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert int(ran.stdout.split()[-1]) < MOST_MIB * 1024
