@@ -16,16 +16,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import drgn
-from drgn import FaultError, FindObjectFlags, Object, Program, Qualifiers, Symbol, Type, TypeKind
+from drgn import (
+    FaultError,
+    FindObjectFlags,
+    Object,
+    Program,
+    Qualifiers,
+    Symbol,
+    SymbolBinding,
+    SymbolKind,
+    Type,
+    TypeKind,
+)
 
 from crashpy.elf import ElfSymbols
 from crashpy.opening.btf import KINDS_OF, Btf, BtfError, Kind
 from crashpy.opening.errors import OpeningError
 from crashpy.opening.kallsyms import Kallsyms, KallsymsError
 from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, SymbolFinder, table_of
+
+if TYPE_CHECKING:
+    from crashpy.modules import Module
+    from crashpy.symbols import Symbol as KernelSymbol
 
 log = logging.getLogger("crashpy")
 
@@ -339,31 +354,46 @@ class ModuleSymbols:
 
     def __init__(self, prog: Program) -> None:
         self._prog = prog
-        self._index: drgn.SymbolIndex | None = None
+        self._known: list[Module] | None = None
 
     def __call__(
-        self, prog: Program, name: str | None, address: int | None, one: bool
+        self,
+        prog: Program,  # noqa: ARG002  drgn's signature
+        name: str | None,
+        address: int | None,
+        one: bool,
     ) -> Sequence[Symbol]:
-        if address is not None and address < LOWEST_KERNEL_ADDRESS:
-            return []
-        if self._index is None:
-            self._index = drgn.SymbolIndex(())  # for what reading them asks
-            self._index = drgn.SymbolIndex(self._read())
-        return self._index(prog, name, address, one)
+        from crashpy.modules import search
 
-    def _read(self) -> list[Symbol]:
-        from drgn.helpers.linux.kallsyms import module_kallsyms
-        from drgn.helpers.linux.module import for_each_module
+        if address is not None:
+            if address < LOWEST_KERNEL_ADDRESS:
+                return []
+            at = [search(module, address) for module in self._modules if module.holds(address)]
+            found = [match[0] for match in at if match and name in (None, match[0].name)]
+        elif name is not None:
+            found = [symbol for module in self._modules for symbol in module.named(name)]
+        else:
+            found = [symbol for module in self._modules for symbol in module.symbols]
+        symbols = [_drgn_symbol(symbol) for symbol in found if not symbol.is_marker]
+        return symbols[:1] if one else symbols
 
-        symbols: list[Symbol] = []
-        name = "?"
-        try:
-            for struct_module in islice(for_each_module(self._prog), MOST_MODULES):
-                try:
-                    name = struct_module.name.string_().decode(errors="replace")
-                    symbols += module_kallsyms(struct_module)
-                except (FaultError, ValueError, OverflowError) as error:
-                    log.warning("symbols of module %s: %s", name, error)
-        except (FaultError, LookupError) as error:
-            log.warning("symbols of the modules after %s: %s", name, error)
-        return symbols
+    @property
+    def _modules(self) -> list[Module]:
+        if self._known is None:
+            from crashpy.modules import modules_of
+
+            self._known = []  # for what reading them asks
+            self._known, broken = modules_of(self._prog, strip=False)
+            if broken:
+                log.warning("symbols of modules: %s", broken)
+        return self._known
+
+
+def _drgn_symbol(symbol: KernelSymbol) -> Symbol:
+    return Symbol(
+        symbol.name,
+        symbol.address,
+        1,  # not known
+        SymbolBinding.GLOBAL if symbol.kind.isupper() else SymbolBinding.LOCAL,
+        SymbolKind.FUNC if symbol.kind in "tTwW" else SymbolKind.OBJECT,
+    )

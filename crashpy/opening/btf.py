@@ -76,6 +76,7 @@ _NAMED = frozenset(
         Kind.VAR,
     )
 )
+_IS_NAMED = [kind in _NAMED for kind in range(32)]
 _QUALIFIERS = {
     Kind.CONST: Qualifiers.CONST,
     Kind.VOLATILE: Qualifiers.VOLATILE,
@@ -138,19 +139,25 @@ class Btf:
 
     def _scan(self) -> None:
         words, at, names = self._words, self._at, self._by_name
+        fixed, each, named, last = _WORDS.tolist(), _ITEM_WORDS.tolist(), _IS_NAMED, Kind.ENUM64 + 0
+        enums, both = self._enums, (Kind.ENUM + 0, Kind.ENUM64 + 0)  # plain numbers are fast
         index, end, number = 0, len(words), self._first_id + len(self._at)
         while index + 3 <= end:
             name, info = words[index], words[index + 1]
             kind = info >> 24 & 31
-            if not 0 < kind <= Kind.ENUM64:
+            if not 0 < kind <= last:
                 raise BtfError(f"BTF is damaged: type {number} is of the unknown kind {kind}")
             at.append(index)
-            if name and kind in _NAMED:
-                names.setdefault(name, []).append(number)
-            if kind in (Kind.ENUM, Kind.ENUM64):
-                self._enums.append(number)
+            if name and named[kind]:
+                known = names.get(name)
+                if known is None:
+                    names[name] = [number]
+                else:
+                    known.append(number)
+            if kind in both:
+                enums.append(number)
             number += 1
-            index += _WORDS[kind] + _ITEM_WORDS[kind] * (info & 0xFFFF)
+            index += fixed[kind] + each[kind] * (info & 0xFFFF)
         if index != end:
             raise BtfError("BTF is damaged: its last type is cut short")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
+from operator import gt, or_
 
 from drgn import Program, Symbol, SymbolBinding, SymbolKind
 
@@ -44,6 +45,7 @@ LETTERS = {"t": 1, "r": 2, "d": 3, "b": 5, "g": 3, "s": 5}  # letter -> index of
 # Below this lie x86-64's per-CPU offsets: looked up by address they would make every
 # NULL print as __per_cpu_start.
 LOWEST_KERNEL_ADDRESS = 1 << 32
+MOST = (1 << 64) - 1
 STB_GLOBAL = 1
 RANK = {STB_GLOBAL: 0, STB_WEAK: 1, STB_LOCAL: 2}
 BINDINGS = {
@@ -57,51 +59,40 @@ def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
     """An ELF symbol table of (address, letter, name), as it was before KASLR moved it.
 
     It is in the order of its values, and its names are in the order of the table; symbols
-    of sections follow.
+    of sections follow. Sizes are 0: nothing tells them.
     """
-    bounds = {name: 0 for _, first, last, *_ in SECTIONS for name in (first, last)}
-    keys: dict[str, int] = {}
-    kinds, values, names = array("I"), array("Q"), []
+    values: list[int] = []
+    letters: list[str] = []
+    names: list[str] = []
     for address, letter, name in found:
-        if name in bounds:
-            bounds[name] = address
-        if address < LOWEST_KERNEL_ADDRESS:
-            # kallsyms has but one letter for all that is per CPU
-            kind = _key(letter.replace("A", "D"), PER_CPU)
-        else:
-            address -= bias
-            kind = keys.get(letter, 0) or keys.setdefault(letter, _key(letter))
-        kinds.append(kind)
-        values.append(address & 0xFFFFFFFFFFFFFFFF)  # of a damaged table anything
+        values.append(address)
+        letters.append(letter)
         names.append(name)
-    order = sorted(range(len(values)), key=values.__getitem__)
-    bounds[LAST] = values[order[-1]] + bias if order else 0
+    if any(map(gt, values, islice(values, 1, None))):
+        order = sorted(range(len(values)), key=values.__getitem__)
+        values = [values[i] for i in order]
+        letters, names = [letters[i] for i in order], [names[i] for i in order]
+    bounds = {name: 0 for _, first, last, *_ in SECTIONS for name in (first, last)}
+    bounds |= {name: values[i] for i, name in enumerate(names) if name in bounds}
+    bounds[LAST] = values[-1] if values else 0
     if not bounds["__init_scratch_begin"]:
         bounds["_end"] = max(bounds["_end"], bounds[LAST])
-    names = [names[index] for index in order]
+    low = bisect_left(values, LOWEST_KERNEL_ADDRESS)
+    # kallsyms has but one letter for all that is per CPU
+    keys = [_key(letter.replace("A", "D"), PER_CPU) << 32 for letter in letters[:low]]
+    known = {letter: _key(letter) << 32 for letter in set(letters)}
+    keys += map(known.__getitem__, islice(letters, low, None))
     sections = list(_sections(bounds, bias))
-    table = array("Q", bytes(24 * (len(order) + 1)))
+    table = array("Q", bytes(24 * (len(values) + 1)))
     places = accumulate((len(name) + 1 for name in names), initial=1)
-    table[3::3] = array("Q", [kinds[i] << 32 | at for i, at in zip(order, places, strict=False)])
-    table[4::3] = sizeless = array("Q", map(values.__getitem__, order))
-    table[5::3] = _sizes(sizeless)
+    table[3::3] = array("Q", map(or_, keys, places))
+    values[low:] = [(value - bias) & MOST for value in islice(values, low, None)]
+    table[4::3] = array("Q", values)
     for index, section in enumerate(sections):
         if section.size:
             table.extend([STT_SECTION << 32 | index << 48, section.address, 0])
     strings = "\0".join(["", *names, ""])
     return ElfSymbols(memoryview(table).cast("B"), strings, sections)
-
-
-def _sizes(values: array[int]) -> array[int]:
-    """How far it is to the next symbol: there is nothing better to go by."""
-    found = array("Q", bytes(8 * len(values)))
-    following = above = 0
-    for index in range(len(values) - 1, -1, -1):
-        value = values[index]
-        if value != above:
-            following, above = above, value
-        found[index] = max(following - value, 0)
-    return found
 
 
 def _key(letter: str, section: int = 0) -> int:
@@ -172,6 +163,13 @@ class SymbolFinder:
         start = bisect_left(values, values[end - 1], 1, end)
         return list(range(start, end))
 
+    def _room(self, value: int) -> int:
+        """How far it is to the next symbol."""
+        values = self.table.values
+        following = bisect_right(values, value, 1, self._count)
+        room: int = values[following] - value if following < self._count else 0
+        return room
+
     def _bind(self, index: int) -> int:
         return self.table.heads[index] >> 36 & 15
 
@@ -182,7 +180,7 @@ class SymbolFinder:
         return Symbol(
             self.table.name(index),
             value + self.bias if value >= LOWEST_KERNEL_ADDRESS else value,
-            self.table.sizes[index],
+            self._room(value),
             binding,
             SymbolKind.FUNC if letter in "tTwWi" else SymbolKind.OBJECT,
         )
