@@ -718,7 +718,7 @@ def test_status_of_a_bare_tree(tree, capsys):
     assert capsys.readouterr().out.splitlines()[:2] == [
         "armed:        cannot be told",
         "              no configuration of kdump was found: neither /etc/sysconfig/kdump,"
-        " /etc/kdump.conf nor /etc/default/kdump-tools",
+        " /etc/kdump.conf, /etc/default/kdump-tools nor our own /etc/crashpy.conf",
     ]
 
 
@@ -904,4 +904,5 @@ def test_the_keys_are_listed(tree, capsys):
     assert tree.setup("configure") == 0
     text = capsys.readouterr().out
     assert "finally        what follows a saved dump: reboot, halt, poweroff\n" in text
-    assert "smtp-server" not in text
+    assert "(in /etc/crashpy.conf)" in text.partition("smtp-server")[2].partition("\n")[0]
+    assert "host-key" not in text

@@ -210,3 +210,53 @@ class DirectiveFile:
                 lines[at - 1] += "\n"
             lines.insert(at, f"{name} {value}\n")
             self.text = "".join(lines)
+
+
+class KeyFile:
+    """/etc/crashpy.conf: `key = value`, one a line; a line that starts with `#` is a comment."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+
+    @property
+    def entries(self) -> list[Entry]:
+        found: list[Entry] = []
+        at = 0
+        for number, line in enumerate(self.text.splitlines(keepends=True), 1):
+            name, equals, value = line.partition("=")
+            words = value.strip()
+            if equals and not line.lstrip().startswith("#"):
+                if len(words) > 1 and words[0] == words[-1] == '"':
+                    words = words[1:-1]
+                found.append(Entry(name.strip(), words, number, at, at + len(line)))
+            at += len(line)
+        return found
+
+    def get(self, name: str) -> Entry | None:
+        """The line that counts: the last one."""
+        return next((entry for entry in reversed(self.entries) if entry.name == name), None)
+
+    def set(self, name: str, value: str) -> None:
+        """Change a line where it stands, add it at the end, or, with "", remove it."""
+        entry = self.get(name)
+        if entry is not None and entry.value == value:
+            return
+        marked = f'"{value}"' if value[:1] in ('"', " ") or value.endswith(" ") else value
+        line = f"{name} = {marked}\n" if value else ""
+        if entry is not None:
+            self.text = self.text[: entry.start] + line + self.text[entry.end :]
+        elif line:
+            self.text += ("\n" if self.text and not self.text.endswith("\n") else "") + line
+
+
+Document = ShellFile | DirectiveFile | KeyFile
+
+
+def document(name: str, text: str) -> Document:
+    """A file in the syntax that its name stands for."""
+    base = name.rpartition("/")[2]
+    kind: type[Document] = ShellFile
+    if base in ("kdump.conf", "crashpy.conf"):
+        kind = DirectiveFile if base == "kdump.conf" else KeyFile
+    return kind(name, text)

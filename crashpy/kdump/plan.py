@@ -1,4 +1,8 @@
-"""What is about to be done: shown as diffs and commands, then done whole or undone."""
+"""What is about to be done.
+
+Plan      changes of this machine: shown as diffs and commands, then done whole or undone
+SavePlan  what becomes of a dump, as the configuration says: for `crashpy save`
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crashpy.kdump.system import Refused, System
+from crashpy.kdump.urls import Url
 
-SECRET = r"KDUMP_SMTP_PASSWORD|FTP_PASSWORD"
-_SECRET_LINE = re.compile(rf"^(\s*#?\s*(?:export\s+)?(?:{SECRET})=)(.*)$", re.MULTILINE)
+if TYPE_CHECKING:
+    from crashpy.kdump.config import Config
+
+SECRET = r"KDUMP_SMTP_PASSWORD|FTP_PASSWORD|smtp-password"
+_SECRET_LINE = re.compile(rf"^(\s*#?\s*(?:export\s+)?(?:{SECRET})\s*=)(.*)$", re.MULTILINE)
 _SECRET_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:@/\"']*):[^\s\"']*@")
 HIDDEN = "(hidden)"
+PRIVATE = "/etc/crashpy.conf"  # from the start, whatever is in it yet
 
 
 def hide(text: str) -> str:
@@ -52,8 +62,8 @@ class Edit:
 
     @property
     def private(self) -> bool:
-        """Whether the new text holds a password."""
-        return bool(_secrets(self.new))
+        """Whether the new text holds a password, or belongs to a file that may."""
+        return bool(_secrets(self.new)) or self.name == PRIVATE
 
 
 def _secrets(text: str) -> list[str]:
@@ -213,3 +223,53 @@ def _undo(system: System, written: list[Edit], backups: list[str]) -> None:
     for copy in backups:
         with contextlib.suppress(OSError):
             Path(copy).unlink()
+
+
+# What becomes of a dump.
+
+
+@dataclass(frozen=True)
+class Mail:
+    """Who is told about a dump, and through whom."""
+
+    server: str  # HOST or HOST:PORT; "": this machine's own
+    user: str
+    password: str = field(repr=False)
+    to: tuple[str, ...]
+    cc: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SavePlan:
+    """Everything that saving a dump needs to know, whatever distribution's file said it."""
+
+    target: Url
+    device: str = ""  # kind of file system and device that the target's path is on, to be mounted
+    levels: tuple[int, ...] = (31,)  # the next one is for when the disk is full with the first
+    format: str = "zlib"  # values.FORMATS
+    compression: str = ""  # of the whole file once more: bzip2, gzip, lz4, xz
+    options: tuple[str, ...] = ()  # more of makedumpfile's
+    threads: int = 1  # 0: as many as there are CPUs
+    keep: int | None = None  # dumps that stay, the new one too; None: all
+    free_bytes: int = 0  # that must stay free on a local disk
+    dmesg: bool = True
+    copy_kernel: bool = False
+    host_tag: str = "hostname"  # or ip: what a remote dump's folder starts with
+    ssh_keys: tuple[str, ...] = ()  # none: root's own
+    host_key: str = ""  # the one key that is trusted, base64; "": known_hosts; "*": any
+    net_timeout_seconds: int = 30
+    mount_options: str = ""
+    tries: int = 1
+    before: str = ""  # commands of the shell
+    before_aborts: bool = False  # nothing is saved when it fails
+    after: str = ""
+    transfer: str = ""  # a command that does all the work instead
+    finally_: str = "reboot"  # values.ACTIONS
+    failure: str = "reboot"
+    verbose: int = 0  # KDUMP_VERBOSE: 1 syslog, 2 progress, 4 standard output, 8 debug
+    mail: Mail | None = None
+
+
+def save_plan(config: Config) -> SavePlan:
+    """What the configuration wants done with a dump; Refused names what cannot be."""
+    return config.dialect.save_plan(config)

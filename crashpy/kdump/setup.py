@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
-from crashpy.kdump.config import KEYS, Config, is_secret
+from crashpy.kdump.config import Config, is_secret
+from crashpy.kdump.dialects import OWN
+from crashpy.kdump.keys import KEYS
 from crashpy.kdump.plan import Plan, hide
 from crashpy.kdump.system import Refused, System
 
@@ -132,6 +134,7 @@ def _configure(system: System, asked: argparse.Namespace) -> int:
         _say(_keys(config))
         return DONE
     shown = ""
+    beyond = []
     for word in asked.settings:
         name, equals, value = word.partition("=")
         if not equals:
@@ -141,9 +144,15 @@ def _configure(system: System, asked: argparse.Namespace) -> int:
         elif is_secret(name) and value:
             shown = name
         config.assign(name, value)
+        beyond += [name] if config.beyond(name) else []
     plan = Plan(config.edits())
     if shown and not plan.empty:
         plan.notes.append(f"others may have seen the password in `ps`: {shown}=- asks for it")
+    if beyond and not plan.empty:
+        plan.notes.append(
+            f"{config.dialect.title} itself has no {', '.join(beyond)}: {OWN} says it to"
+            " `crashpy save`"
+        )
     if any(edit.private and _mode(system, edit.name) & 0o077 for edit in plan.edits):
         plan.notes.append("the file will hold a password: only its owner will be able to read it")
     plan.checks.append(lambda system: _read_back(system, config))
@@ -175,9 +184,11 @@ def _keys(config: Config) -> Iterable[str]:
     for key in able:
         limited = config.dialect.limited.get(key.name)
         values = ", ".join(limited) if limited else key.values
-        yield f"{key.name:14} {key.help}: {values}"
-    yield ""
-    yield f"or {config.dialect.title}'s own names: {', '.join(config.dialect.variables)}"
+        place = f" (in {OWN})" if config.beyond(key.name) else ""
+        yield f"{key.name:14} {key.help}: {values}{place}"
+    if names := [name for name in config.dialect.variables if name not in KEYS]:
+        yield ""
+        yield f"or {config.dialect.title}'s own names: {', '.join(names)}"
 
 
 def _configure_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from crashpy.command import CommandError
-from crashpy.kdump.config import Config, Value, settings
+from crashpy.kdump.config import Config, settings
+from crashpy.kdump.dialects import Value
 from crashpy.kdump.services import enabled, unit
 from crashpy.kdump.size import capture_initrd, parse_values, reserved, shown
 from crashpy.kdump.system import System

@@ -21,8 +21,9 @@ from prompt_toolkit.output import Output
 from prompt_toolkit.widgets import Button, CheckboxList, Frame, Label, RadioList, TextArea
 
 from crashpy.command import CommandError
-from crashpy.kdump.config import FORMATS, LEVEL_BITS, Config, spelled
+from crashpy.kdump.config import Config
 from crashpy.kdump.urls import PROTOCOLS, Url, parse
+from crashpy.kdump.values import FORMATS, LEVEL_BITS, spelled
 
 Fields = dict[str, Any]  # by name: a string, or, for `include`, the bits that are kept
 

@@ -1,0 +1,168 @@
+"""Red Hat's /etc/kdump.conf, kdump.conf(5), and the loader's own /etc/sysconfig/kdump."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from crashpy.kdump.dialects.base import Value, Variable
+from crashpy.kdump.dialects.makedumpfile import Collector, Makedumpfile
+from crashpy.kdump.plan import SavePlan
+from crashpy.kdump.system import Refused
+from crashpy.kdump.urls import Url, parse
+from crashpy.kdump.values import absolute, number, one_of, options
+
+if TYPE_CHECKING:
+    from crashpy.kdump.config import Config
+
+
+class Rhel(Makedumpfile):
+    """/etc/kdump.conf, kdump.conf(5), and the loader's own /etc/sysconfig/kdump."""
+
+    name = "rhel"
+    title = "RHEL"
+    files = ("/etc/kdump.conf", "/etc/sysconfig/kdump")
+    units = ("kdump.service", "kdump")
+    collector = "core_collector"
+    append = "KDUMP_COMMANDLINE_APPEND"
+    local = ("ext2", "ext3", "ext4", "minix", "btrfs", "xfs", "virtiofs")
+    places = ("raw", "nfs", "ssh", *local)  # of which there may be one
+    variables = {  # noqa: RUF012
+        variable.name: variable
+        for variable in (
+            *(Variable(name) for name in places),
+            Variable("path", "/var/crash", absolute),
+            Variable("core_collector", "makedumpfile -l --message-level 7 -d 31"),
+            Variable("sshkey", "/root/.ssh/kdump_id_rsa", absolute),
+            Variable("kdump_pre", "", absolute),
+            Variable("kdump_post", "", absolute),
+            Variable("kdump_emergency", "", absolute),
+            Variable("extra_bins"),
+            Variable("extra_modules"),
+            Variable("dracut_args"),
+            Variable(
+                "failure_action",
+                "reboot",
+                one_of("reboot", "halt", "poweroff", "shell", "dump_to_rootfs"),
+            ),
+            Variable("final_action", "reboot", one_of("reboot", "halt", "poweroff")),
+            Variable("force_rebuild", "0", number(0, 1)),
+            Variable("force_no_rebuild", "0", number(0, 1)),
+            Variable("auto_reset_crashkernel", "yes", one_of("yes", "no")),
+            Variable("fence_kdump_nodes"),
+            Variable("fence_kdump_args"),
+            Variable("default", deprecated="kdumpctl no longer has it: use failure_action"),
+            *(
+                Variable(name, deprecated="kdumpctl no longer has it: see kdump.conf(5)")
+                for name in (
+                    "net",
+                    "options",
+                    "link_delay",
+                    "disk_timeout",
+                    "debug_mem_level",
+                    "blacklist",
+                )
+            ),
+            Variable("KDUMP_KERNELVER", file=1),
+            Variable("KDUMP_COMMANDLINE", "", options, file=1),
+            Variable("KDUMP_COMMANDLINE_REMOVE", file=1),
+            Variable("KDUMP_COMMANDLINE_APPEND", "", options, file=1),
+            Variable("KEXEC_ARGS", file=1),
+            Variable("KDUMP_BOOTDIR", "", absolute, file=1),
+            Variable("KDUMP_IMG", "vmlinuz", file=1),
+            Variable("KDUMP_IMG_EXT", file=1),
+            Variable("FADUMP_COMMANDLINE_APPEND", file=1),
+            Variable("KDUMP_STDLOGLVL", "3", number(0, 4), file=1),
+            Variable("KDUMP_SYSLOGLVL", "0", number(0, 4), file=1),
+            Variable("KDUMP_KMSGLOGLVL", "0", number(0, 4), file=1),
+            Variable("VMCORE_CREATION_NOTIFICATION", "yes", one_of("yes", "no"), file=1),
+        )
+    }
+    simple = {  # noqa: RUF012
+        "finally": "final_action",
+        "failure": "failure_action",
+        "kernel": "KDUMP_KERNELVER",
+        "cmdline": "KDUMP_COMMANDLINE",
+        "append": "KDUMP_COMMANDLINE_APPEND",
+        "remove": "KDUMP_COMMANDLINE_REMOVE",
+        "kexec": "KEXEC_ARGS",
+        "ssh-key": "sshkey",
+        "before": "kdump_pre",
+        "after": "kdump_post",
+        "programs": "extra_bins",
+        "modules": "extra_modules",
+    }
+    limited = {  # noqa: RUF012
+        "format": tuple(Collector.FLAGS),
+        "finally": ("reboot", "halt", "poweroff"),
+    }
+
+    def place(self, config: Config) -> tuple[str, Value] | None:
+        """The directive that says where dumps go; more than one is kdumpctl's error."""
+        found = [
+            (name, config.native(name)) for name in self.places if config.documents[0].get(name)
+        ]
+        if len(found) > 1:
+            names = " and ".join(name for name, _ in found)
+            raise Refused(f"{self.files[0]}: {names} are two targets: remove one")
+        return found[0] if found else None
+
+    def get_target(self, config: Config) -> Value:
+        path = config.native("path")
+        folder = path.value or "/"
+        found = self.place(config)
+        if found is None:
+            return path
+        kind, place = found
+        folder = f"/{folder.strip('/')}"
+        value = place.value or ""
+        if kind == "nfs":
+            host, _, export = value.rpartition(":/")
+            return Value(f"nfs://{host}/{export}{folder}".rstrip("/"), place.origin)
+        if kind == "ssh":
+            return Value(f"ssh://{value}{folder}", place.origin)
+        return Value(f"{kind} {value} {folder if kind != 'raw' else ''}".strip(), place.origin)
+
+    def set_target(self, config: Config, value: str) -> None:
+        url = parse(value) if value else Url("file", "/var/crash")
+        if url.protocol not in ("file", "nfs", "ssh"):
+            raise Refused(
+                f"kdump.conf has no {url.protocol}, only local file systems, nfs and ssh;"
+                " SUSE has all of them"
+            )
+        if url.port or url.password:
+            what = "password" if url.password else "port"
+            raise Refused(f"kdump.conf cannot hold a {what} for {url.protocol}")
+        if "[" in str(url):
+            raise Refused("kdump.conf cannot hold an IPv6 address: give the host's name")
+        if self.get_target(config).value == str(url):
+            return  # perhaps divided otherwise between export and folder
+        for name in self.places:
+            self.set_native_if(config, name, "")
+        if url.protocol == "nfs":
+            config.set_native("nfs", f"{url.host}:{url.path}")
+            config.set_native("path", "/")
+            return
+        if url.protocol == "ssh":
+            config.set_native("ssh", f"{url.user}@{url.host}")
+        if config.native("path").value != url.path:
+            config.set_native("path", url.path)
+
+    @staticmethod
+    def set_native_if(config: Config, name: str, value: str) -> None:
+        if config.documents[0].get(name) is not None:
+            config.set_native(name, value)
+
+    def device(self, config: Config, target: str) -> tuple[str, Url]:
+        kind, _, rest = target.partition(" ")
+        if kind == "raw":
+            raise Refused(f"target: `crashpy save` writes no raw partition: {rest}")
+        if rest:
+            place, _, path = rest.partition(" ")
+            return f"{kind} {place}", Url("file", path or "/")
+        return super().device(config, target)
+
+    def save_plan(self, config: Config) -> SavePlan:
+        wait = 600  # kdump.sh gives the network ten minutes
+        wanted = super().save_plan(config)
+        return replace(wanted, host_tag="ip", before_aborts=True, net_timeout_seconds=wait)
