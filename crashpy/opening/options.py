@@ -1,9 +1,13 @@
 """How a dump is to be opened."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from drgn import Platform
+if TYPE_CHECKING:  # crashpy.vmcore, which needs this package, runs where drgn is not
+    from drgn import Platform
 
 
 def _silent(_step: str) -> None:
