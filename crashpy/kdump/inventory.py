@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import os
 import re
+import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from pathlib import Path, PurePosixPath
 
-from crashpy.command import CommandError
+from crashpy.command import CommandError, to_json
 from crashpy.kdump import report
+from crashpy.kdump.config import Config
 from crashpy.kdump.layouts import NOTIFIED, FolderName, folder_name, kind
+from crashpy.kdump.plan import SavePlan, hide, save_plan
+from crashpy.kdump.system import System
+from crashpy.kdump.targets import Entry, Login, Target, explaining, open_target
+from crashpy.kdump.urls import parse
 from crashpy.vmcore.files import FLATTENED, first_bytes
 from crashpy.vmcore.kdump import INCOMPLETE, SIGNATURE
 from crashpy.vmcore.recognise import ELF_INCOMPLETE, parse_vmcoreinfo
@@ -24,31 +32,7 @@ HEAD = 1 << 16  # bytes at the start of a dump, in which its VMCOREINFO is
 TAIL = 1 << 17  # bytes at the end of a log, in which the panic is
 END_OF_FLATTENED = b"\xff" * 16
 SETTLED_SECONDS = 3600  # what was not touched for so long is not being written any more
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is in a folder."""
-
-    name: str
-    kind: str  # file, folder, link, mount, other
-    size_bytes: int | None = None
-    changed_s: float | None = None  # since 1970, by the clock of the place
-
-
-class Place(Protocol):
-    """Somewhere that holds files: paths are relative to it, "" is itself.
-
-    Everything raises CommandError (or OSError) with a sentence.
-    """
-
-    title: str  # for people: without a password
-    name: str  # the last part of its path
-
-    def entries(self, folder: str = "") -> Sequence[Entry]: ...
-    def read(self, file: str, offset: int = 0, most: int | None = None) -> Iterator[bytes]: ...
-    def free(self) -> int | None: ...
-    def remove_folder(self, folder: str) -> None: ...
+UNSURE_SECONDS = 48 * 3600  # likewise, where only a folder's name tells, in an unknown zone
 
 
 @dataclass(frozen=True)
@@ -62,10 +46,10 @@ class SavedDump:
     saved: datetime | None  # as the folder is named: the saving machine's clock and zone
     state: str  # complete, incomplete, log, unreadable
     why: str = ""  # why it is not complete
-    files: tuple[str, ...] = ()  # the dump's own, several when it was split
+    files: tuple[str, ...] = ()  # the dump's own, or what there is of it; several when split
     log: str = ""  # the file with the kernel's log
     size_bytes: int = 0  # of all that is in the folder
-    changed_s: float | None = None  # since 1970: when something was last written
+    changed_s: float | None = None  # since 1970: when what is not complete was last written
     counter: int = 0  # of those saved in one minute
     notified: bool = False  # a mail was sent
     release: str = ""
@@ -79,7 +63,8 @@ class SavedDump:
     @property
     def group(self) -> tuple[str, str]:
         """Dumps of one machine in one folder: retention counts each group for itself."""
-        return self.folder.rpartition("/")[0], self.host
+        named = folder_name(self.name)
+        return self.folder.rpartition("/")[0], named.host if named else ""
 
     @property
     def order(self) -> tuple[datetime, int, str]:
@@ -91,7 +76,7 @@ class SavedDump:
 
 
 def dumps_below(
-    place: Place, *, details: bool = True, warn: Callable[[str], None] = lambda _: None
+    place: Target, *, details: bool = True, warn: Callable[[str], None] = lambda _: None
 ) -> list[SavedDump]:
     """Every dump below a place, the oldest first.
 
@@ -108,7 +93,7 @@ def dumps_below(
             continue
         for entry in entries:
             path = _join(folder, entry.name)
-            if entry.kind != "folder" or entry.name.startswith(".") or path.count("/") >= DEEPEST:
+            if not entry.folder or entry.name.startswith(".") or path.count("/") >= DEEPEST:
                 continue
             looked += 1
             if looked > MOST_FOLDERS:
@@ -117,23 +102,17 @@ def dumps_below(
                 break
             try:
                 pending.append((path, place.entries(path)))
-            except (CommandError, OSError) as error:
+            except CommandError as error:
                 if named := folder_name(entry.name):
-                    found.append(_unreadable(place, path, named, _reason(error, path)))
+                    found.append(_unreadable(place, path, named, str(error)))
                 else:
-                    warn(_reason(error, path))
+                    warn(str(error))
     return sorted(found, key=lambda dump: dump.order)
 
 
-def _reason(error: Exception, path: str) -> str:
-    if isinstance(error, OSError):
-        return f"{path}: {error.strerror or error}"
-    return str(error)
-
-
-def _unreadable(place: Place, folder: str, named: FolderName, why: str) -> SavedDump:
+def _unreadable(place: Target, folder: str, named: FolderName, why: str) -> SavedDump:
     return SavedDump(
-        place=place.title,
+        place=str(place.url),
         folder=folder,
         layout=named.layout,
         host=named.host,
@@ -145,13 +124,16 @@ def _unreadable(place: Place, folder: str, named: FolderName, why: str) -> Saved
 
 
 def _dump_in(
-    place: Place, folder: str, entries: Sequence[Entry], details: bool
+    place: Target, folder: str, entries: Sequence[Entry], details: bool
 ) -> SavedDump | None:
     """The dump of this folder; None where it holds none."""
-    named = folder_name(folder.rpartition("/")[2] or place.name)
-    files = {entry.name: entry for entry in entries if entry.kind == "file"}
+    named = folder_name(folder.rpartition("/")[2] or PurePosixPath(place.url.path).name)
+    files = {entry.name: entry for entry in entries if not entry.folder}
     kinds = {name: kind(name) for name in files}
-    dumps = sorted((name for name, what in kinds.items() if what == "dump"), key=_natural)
+    dumps, drafts = (
+        sorted((name for name, what in kinds.items() if what == wanted), key=_natural)
+        for wanted in ("dump", "draft")
+    )
     if not named and not dumps:
         return None
     if named and entries and not any(kinds.values()):
@@ -160,25 +142,37 @@ def _dump_in(
     if report.NAME in kinds:
         told = report.parse(_text(place, _join(folder, report.NAME)))
     state, why = _state(kinds, [files[name] for name in dumps], told)
-    changes = [entry.changed_s for entry in entries if entry.changed_s is not None]
     dump = SavedDump(
-        place=place.title,
+        place=str(place.url),
         folder=folder,
         layout=named.layout if named else "",
         host=(named.host if named else "") or told.host,
         saved=named.time if named else told.dumped and told.dumped.replace(tzinfo=None),
         state=state,
         why=why,
-        files=tuple(dumps),
+        files=tuple(dumps or drafts),
         log=next((name for name, what in sorted(kinds.items()) if what == "log"), ""),
         size_bytes=sum(entry.size_bytes or 0 for entry in files.values()),
-        changed_s=max(changes, default=None),
         counter=named.counter if named else 0,
         notified=NOTIFIED in files,
         release=told.release,
         crashed=told.crashed,
     )
-    return _looked_into(place, dump, files) if details else dump
+    if details:
+        dump = _looked_into(place, dump, files)
+    if dump.state != "complete":
+        dump = replace(dump, changed_s=_changed(place, folder, files))
+    return dump
+
+
+def _changed(place: Target, folder: str, files: Iterable[str]) -> float | None:
+    """When something in a folder was last written, where the place tells."""
+    times = []
+    for file in (".", *files):
+        with contextlib.suppress(OSError):
+            if path := place.local(_join(folder, file)):
+                times.append(path.lstat().st_mtime)
+    return max(times, default=None)
 
 
 def _state(
@@ -202,7 +196,7 @@ def _state(
     return "incomplete", "nothing was saved"
 
 
-def _looked_into(place: Place, dump: SavedDump, files: Mapping[str, Entry]) -> SavedDump:
+def _looked_into(place: Target, dump: SavedDump, files: Mapping[str, Entry]) -> SavedDump:
     """With what its files tell, as far as they can be read."""
     for name in dump.files:
         file, size = _join(dump.folder, name), files[name].size_bytes
@@ -222,7 +216,7 @@ def _looked_into(place: Place, dump: SavedDump, files: Mapping[str, Entry]) -> S
     return dump
 
 
-def _cut_off(place: Place, file: str, size: int | None, head: bytes) -> str:
+def _cut_off(place: Target, file: str, size: int | None, head: bytes) -> str:
     """Why a file with a final name is not all there; a flattened one ends with a mark."""
     if head.startswith(FLATTENED) and size is not None:
         end = _read(place, file, max(0, size - 16), 16)
@@ -254,16 +248,21 @@ def panic_in(lines: Sequence[str]) -> str:
     return ""
 
 
-def _read(place: Place, file: str, offset: int, most: int) -> bytes:
+def _read(place: Target, file: str, offset: int, most: int) -> bytes:
     """A part of a file; less, or nothing, where it cannot be read."""
     data = bytearray()
-    with contextlib.suppress(CommandError, OSError):
-        for piece in place.read(file, offset, most):
+    pieces = place.read(file, offset)
+    with contextlib.suppress(CommandError):
+        for piece in pieces:
             data += piece
+            if len(data) >= most:
+                break
+    if isinstance(pieces, Generator):
+        pieces.close()
     return bytes(data[:most])
 
 
-def _text(place: Place, file: str, offset: int = 0) -> str:
+def _text(place: Target, file: str, offset: int = 0) -> str:
     return _read(place, file, offset, TAIL).decode(errors="replace")
 
 
@@ -337,7 +336,215 @@ def _may_go(dump: SavedDump, now_s: float | None) -> bool:
         return False
     if dump.state == "complete":
         return True
-    changed = dump.changed_s
-    if changed is None and dump.saved:
-        changed = dump.saved.timestamp()
-    return changed is not None and (now_s or time.time()) - changed > SETTLED_SECONDS
+    now_s = now_s or time.time()
+    if dump.changed_s is not None:
+        return now_s - dump.changed_s > SETTLED_SECONDS
+    return dump.saved is not None and now_s - dump.saved.timestamp() > UNSURE_SECONDS
+
+
+# What a person sees
+
+
+def table(dumps: Sequence[SavedDump]) -> Iterator[str]:
+    """A line for each dump, and one more for what is wrong with it."""
+    rows = [
+        (
+            printable(dump.folder) or ".",
+            _when(dump),
+            printable(dump.release) or "--",
+            megabytes(dump.size_bytes),
+            dump.state,
+            dump.panic,
+        )
+        for dump in dumps
+    ]
+    rows.insert(0, ("DUMP", "CRASHED", "KERNEL", "SIZE", "STATE", "PANIC"))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for number, row in enumerate(rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        cells[3] = row[3].rjust(widths[3])
+        yield "  ".join([*cells, row[5]]).rstrip()
+        if number and (why := dumps[number - 1].why):
+            yield f"    {printable(why)}"
+
+
+def _when(dump: SavedDump) -> str:
+    """The crash; where it is not known, when the folder says that it was saved."""
+    if dump.crashed:
+        return f"{dump.crashed.astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{dump.saved:%Y-%m-%d %H:%M}" if dump.saved else "--"
+
+
+def megabytes(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def printable(text: str) -> str:
+    """A name may hold anything; a line break in it is shown as \\n."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+# The verbs
+
+
+def list_main(words: Sequence[str]) -> int:
+    """`crashpy save list`: exit status 0, or 1 with a sentence on standard error."""
+    parser = _parser("list", "the dumps below a folder or a URL, the oldest first")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    asked = parser.parse_args(words)
+    return complaining("list", lambda: _list(asked))
+
+
+def _list(asked: argparse.Namespace) -> int:
+    with open_place(asked.place) as place:
+        dumps = dumps_below(place, warn=lambda sentence: _complain("list", sentence))
+    if asked.json:
+        _say(to_json(dump) for dump in dumps)
+    else:
+        _say(table(dumps) if dumps else [f"{place.url}: no dump there"])
+    return 0
+
+
+def prune_main(words: Sequence[str]) -> int:
+    """`crashpy save prune`: deletes what is too many, and asks before it does."""
+    parser = _parser("prune", "delete the oldest dumps of each machine")
+    add = parser.add_argument
+    add("--keep", type=_at_least_one, metavar="N", help="so many complete dumps stay")
+    add("--free", type=_at_least_one, metavar="MIB", help="delete until so much is free")
+    add("--dry-run", action="store_true", help="show what would be deleted")
+    add("--yes", action="store_true", help="do not ask")
+    asked = parser.parse_args(words)
+    return complaining("prune", lambda: _prune(asked))
+
+
+def _prune(asked: argparse.Namespace) -> int:
+    keep, free = asked.keep, asked.free and asked.free << 20
+    if not (keep or free) and not asked.place:
+        plan = _own_plan()
+        keep, free = plan.keep, plan.free_bytes
+    if not (keep or free):
+        raise CommandError("say how many stay, --keep N, or how much shall be free, --free MIB")
+    with open_place(asked.place) as place:
+        dumps = dumps_below(place, warn=lambda sentence: _complain("prune", sentence))
+        going = too_many(dumps, keep) if keep else []
+        if free:
+            going += _for_space(place, dumps, going, free)
+        if not going:
+            _say([f"{place.url}: {len(dumps)} dumps, none of them too many"])
+            return 0
+        _say(f"delete {line}" for line in [*table(going)][1:])
+        total = megabytes(sum(dump.size_bytes for dump in going))
+        if asked.dry_run:
+            return 0
+        if not asked.yes and not _agreed(f"Delete {len(going)} of {len(dumps)} dumps, {total}?"):
+            raise CommandError("nothing was deleted")
+        return delete(place, going, lambda sentence: _complain("prune", sentence))
+
+
+def _for_space(
+    place: Target, dumps: Sequence[SavedDump], going: Sequence[SavedDump], wanted: int
+) -> list[SavedDump]:
+    """What else must go until so many bytes are free."""
+    free = place.free()
+    if free is None:
+        raise CommandError(f"{place.url}: the place does not tell how much is free: use --keep")
+    free += sum(dump.size_bytes for dump in going)
+    more = []
+    for dump in to_free(dumps):
+        if free < wanted and dump not in going:
+            more.append(dump)
+            free += dump.size_bytes
+    if free < wanted:
+        missing = megabytes(wanted - free)
+        raise CommandError(
+            f"{place.url}: {missing} are missing even without all dumps that may be deleted:"
+            " nothing was deleted"
+        )
+    return more
+
+
+def delete(place: Target, dumps: Iterable[SavedDump], complain: Callable[[str], None]) -> int:
+    """Delete folders; 1 when one of them could not be, after the others."""
+    failed = 0
+    for dump in dumps:
+        try:
+            _refuse_mounts(place, dump.folder)
+            place.remove_folder(dump.folder)
+        except CommandError as error:
+            complain(str(error))
+            failed = 1
+    return failed
+
+
+def _refuse_mounts(place: Target, folder: str) -> None:
+    """Another file system that is mounted inside is none of our business."""
+    top = place.local(folder)
+    if top is None:
+        return
+    with explaining(place.url):
+        device = top.parent.stat().st_dev
+        for at, _, _ in os.walk(top):
+            if os.lstat(at).st_dev != device or Path(at).is_symlink():
+                raise CommandError(f"{printable(at)}: lies elsewhere: it is not deleted")
+
+
+# What the verbs share
+
+
+def open_place(text: str | None, login: Login | None = None) -> Target:
+    """A folder or a URL; without one, where this machine saves its dumps."""
+    if text is None:
+        return open_target(_own_plan().target, login)
+    return open_target(parse(text if "://" in text else str(Path(text).absolute())), login)
+
+
+def _own_plan() -> SavePlan:
+    """What this machine's configuration says of its dumps."""
+    try:
+        return save_plan(Config.read(System()))
+    except CommandError as error:
+        raise CommandError(f"name a folder or a URL, as {error}") from None
+
+
+def _parser(verb: str, about: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"crashpy save {verb}", description=about)
+    parser.add_argument(
+        "place", nargs="?", metavar="DIR|URL", help="default: where this machine saves its dumps"
+    )
+    return parser
+
+
+def _at_least_one(word: str) -> int:
+    if int(word) < 1:
+        raise ValueError(word)
+    return int(word)
+
+
+def complaining(verb: str, act: Callable[[], int]) -> int:
+    """Run a verb; what goes wrong is one sentence on standard error, and status 1."""
+    try:
+        return act()
+    except CommandError as error:
+        _complain(verb, hide(str(error)))
+    except BrokenPipeError:
+        raise  # whoever read our words has enough: the program's affair
+    except OSError as error:
+        _complain(verb, f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+    except (KeyboardInterrupt, EOFError):
+        _complain(verb, "interrupted")
+    return 1
+
+
+def _complain(verb: str, sentence: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"crashpy save {verb}: {printable(sentence)}\n")
+
+
+def _say(lines: Iterable[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise CommandError("there is nobody to ask: give --yes, or --dry-run")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
