@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from crashpy.kdump.config import Config
 from crashpy.kdump.layouts import NOTIFIED, FolderName, folder_name, kind
 from crashpy.kdump.plan import SavePlan, hide, save_plan
 from crashpy.kdump.system import System
-from crashpy.kdump.targets import Entry, Login, Target, explaining, open_target
+from crashpy.kdump.targets import Entry, Login, Target, open_target
 from crashpy.kdump.urls import parse
 from crashpy.vmcore.files import FLATTENED, first_bytes
 from crashpy.vmcore.kdump import INCOMPLETE, SIGNATURE
@@ -128,7 +127,7 @@ def _dump_in(
 ) -> SavedDump | None:
     """The dump of this folder; None where it holds none."""
     named = folder_name(folder.rpartition("/")[2] or PurePosixPath(place.url.path).name)
-    files = {entry.name: entry for entry in entries if not entry.folder}
+    files = {entry.name: entry for entry in entries if entry.kind == "file"}
     kinds = {name: kind(name) for name in files}
     dumps, drafts = (
         sorted((name for name, what in kinds.items() if what == wanted), key=_natural)
@@ -161,18 +160,9 @@ def _dump_in(
     if details:
         dump = _looked_into(place, dump, files)
     if dump.state != "complete":
-        dump = replace(dump, changed_s=_changed(place, folder, files))
+        times = [entry.changed_s for entry in entries if entry.changed_s is not None]
+        dump = replace(dump, changed_s=max(times, default=None))
     return dump
-
-
-def _changed(place: Target, folder: str, files: Iterable[str]) -> float | None:
-    """When something in a folder was last written, where the place tells."""
-    times = []
-    for file in (".", *files):
-        with contextlib.suppress(OSError):
-            if path := place.local(_join(folder, file)):
-                times.append(path.lstat().st_mtime)
-    return max(times, default=None)
 
 
 def _state(
@@ -233,7 +223,7 @@ def vmcoreinfo_in(head: bytes) -> dict[str, str]:
     """VMCOREINFO from the start of a dump of any form; empty where it is not there."""
     start = first_bytes(io.BytesIO(head), HEAD)
     at = start.find(b"OSRELEASE=")
-    return parse_vmcoreinfo(start[at:].split(b"\0")[0]) if at >= 0 else {}
+    return parse_vmcoreinfo(start[at:].partition(b"\0")[0]) if at >= 0 else {}
 
 
 def panic_in(lines: Sequence[str]) -> str:
@@ -251,15 +241,10 @@ def panic_in(lines: Sequence[str]) -> str:
 def _read(place: Target, file: str, offset: int, most: int) -> bytes:
     """A part of a file; less, or nothing, where it cannot be read."""
     data = bytearray()
-    pieces = place.read(file, offset)
     with contextlib.suppress(CommandError):
-        for piece in pieces:
+        for piece in place.read(file, offset, most):
             data += piece
-            if len(data) >= most:
-                break
-    if isinstance(pieces, Generator):
-        pieces.close()
-    return bytes(data[:most])
+    return bytes(data)
 
 
 def _text(place: Target, file: str, offset: int = 0) -> str:
@@ -478,14 +463,12 @@ def delete(place: Target, dumps: Iterable[SavedDump], complain: Callable[[str], 
 
 def _refuse_mounts(place: Target, folder: str) -> None:
     """Another file system that is mounted inside is none of our business."""
-    top = place.local(folder)
-    if top is None:
-        return
-    with explaining(place.url):
-        device = top.parent.stat().st_dev
-        for at, _, _ in os.walk(top):
-            if os.lstat(at).st_dev != device or Path(at).is_symlink():
-                raise CommandError(f"{printable(at)}: lies elsewhere: it is not deleted")
+    for entry in place.entries(folder):
+        path = _join(folder, entry.name)
+        if entry.kind == "mount":
+            raise CommandError(f"{place.url}: {path}: another disk is mounted there: not deleted")
+        if entry.folder:
+            _refuse_mounts(place, path)
 
 
 # What the verbs share
