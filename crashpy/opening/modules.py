@@ -14,7 +14,7 @@ from drgn import ModuleFileStatus, Object
 
 from crashpy.command import CommandError
 from crashpy.elf import ElfSymbols
-from crashpy.vmcore.elf import Elf
+from crashpy.vmcore.elf import SHT_NOBITS, Elf
 from crashpy.vmcore.files import PackingError, PlainFile, memory_file, packed_with
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class ModuleFile:
     path: str  # as it was found, which is what is shown
     fd: int  # open on the ELF file
     build_id: bytes | None = None
+    debug_info: bool = False  # rather than the symbols alone
 
     @property
     def readable(self) -> str:
@@ -53,10 +54,16 @@ def open_module(path: str) -> ModuleFile:
             with os.fdopen(packed, "rb") as raw:
                 for piece in packing.unpack(raw):
                     os.write(fd, piece)
-        return ModuleFile(path, fd, Elf(PlainFile(fd)).build_id)
+        elf = Elf(PlainFile(fd))
+        return ModuleFile(path, fd, elf.build_id, _has_debug_info(elf))
     except (ValueError, PackingError) as error:
         os.close(fd)
         raise ValueError(f"{path}: {error}") from error
+
+
+def _has_debug_info(elf: Elf) -> bool:
+    section = elf.sections.get(".debug_info")
+    return section is not None and section.type != SHT_NOBITS
 
 
 @dataclass
@@ -86,30 +93,31 @@ class Finder:
         if (kernel := Path(dump.debuginfo or dump.kernel)).exists():
             yield str(kernel.resolve().parent), False
 
-    def candidates(self, name: str) -> Iterator[str]:
-        """Files that by their name may be the module's; `-` and `_` are one letter."""
+    def candidates(self, name: str) -> Iterator[list[str]]:
+        """Files that by their name may be the module's, a list for each place.
+
+        `-` and `_` are one letter.
+        """
         wanted = name.replace("-", "_")
         for folder, follow in self.places():
             files = self._index(folder, follow=follow).get(wanted, ())
-            for ending in ENDINGS:
-                yield from (path for path in files if path.endswith(ending))
+            yield [path for ending in ENDINGS for path in files if path.endswith(ending)]
 
     def find(self, module: Module, named: str | None = None) -> ModuleFile | None:
         """The first file that is the module's by BUILD-ID, or by name where there is none.
 
-        `named` is searched for as a file name first.
+        `named` is searched for as a file name first. Of the files in one place, one with
+        debug information goes before one without.
         """
         build_id = drgn_module(self.dump, module).build_id
-        paths: list[str] = []
         if named:
             for folder, follow in self.places():
-                paths += (p for p in self._walk(folder, follow=follow) if Path(p).name == named)
-        for path in (*paths, *self.candidates(module.name)):
-            with contextlib.suppress(OSError, ValueError):
-                file = open_module(path)
-                if build_id is None or file.build_id in (None, build_id):
-                    return file
-                file.close()
+                paths = [p for p in self._walk(folder, follow=follow) if Path(p).name == named]
+                if found := _best(paths, build_id):
+                    return found
+        for paths in self.candidates(module.name):
+            if found := _best(paths, build_id):
+                return found
         return None
 
     def _index(self, folder: str, *, follow: bool) -> dict[str, list[str]]:
@@ -130,6 +138,24 @@ class Finder:
                 return
             for file in files:
                 yield f"{at.rstrip('/')}/{file}"
+
+
+def _best(paths: Sequence[str], build_id: bytes | None) -> ModuleFile | None:
+    best: ModuleFile | None = None
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            file = open_module(path)
+            if build_id is not None and file.build_id not in (None, build_id):
+                file.close()
+            elif file.debug_info:
+                if best:
+                    best.close()
+                return file
+            elif best:
+                file.close()
+            else:
+                best = file
+    return best
 
 
 def drgn_module(dump: Dump, module: Module) -> DrgnModule:
