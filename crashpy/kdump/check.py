@@ -68,6 +68,13 @@ def _machine(system: System, found: Status) -> Iterator[Finding]:
             "it cannot load a capture kernel",
             "use a kernel with CONFIG_KEXEC and CONFIG_CRASH_DUMP, outside a container",
         )
+    if found.by_kexec:
+        yield Finding(
+            "warning",
+            "this kernel was started by kexec, not by the boot loader",
+            "what changed in the boot loader since, crashkernel= say, does not hold yet",
+            "reboot through the firmware before relying on it",
+        )
 
 
 def _boot(config: Config) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from crashpy.kdump.config import Config
 from crashpy.kdump.plan import Plan
 from crashpy.kdump.size import capture_initrd
-from crashpy.kdump.system import Refused, System
+from crashpy.kdump.system import Refused, System, split_options
 
 # What the capture kernel must not inherit: it would look for memory, devices or a root
 # that are not there for it.
@@ -58,17 +58,12 @@ def command_line(config: Config, running: str) -> str:
     more = _ADDED[name]
     if name == "suse" and (cpus := config.own("KDUMP_CPUS")) != "0":
         more += f" nr_cpus={cpus}"
-    kept = [word for word in words(running) if word.partition("=")[0] not in dropped]
+    kept = [word for word in split_options(running) if word.partition("=")[0] not in dropped]
     if name == "rhel":
         kept = [word for word in kept if not re.match(r"[\w.]*iscsi", word)]
     if name != "debian" and (apic := _boot_apic(config.system)) is not None:
         more += f" disable_cpu_apicid={apic}"
     return " ".join([*kept, *more.split(), *added.split()])
-
-
-def words(line: str) -> list[str]:
-    """Options of a kernel command line; quotes hold blanks together and stay."""
-    return re.findall(r'(?:"[^"]*"|\S)+', line)
 
 
 def _boot_apic(system: System) -> int | None:
@@ -134,7 +129,7 @@ def _initrd(config: Config, release: str | None) -> str | None:
     return capture_initrd(config.system, version or release or "")
 
 
-def _method(system: System, options: list[str]) -> list[str]:
+def method(system: System, options: list[str]) -> list[str]:
     """Which system call: under lockdown only kexec_file_load(2), else whichever works."""
     if any(option in ("-s", "-c", "-a") or option.startswith("--kexec-") for option in options):
         return []
@@ -144,7 +139,7 @@ def _method(system: System, options: list[str]) -> list[str]:
 def load(config: Config, *, kernel: str = "", initrd: str = "", append: str = "") -> Plan:
     """Load the capture kernel, in place of one that is loaded."""
     system = config.system
-    _ready(system)
+    ready(system)
     if not system.reserved_bytes:
         raise Refused(
             "no memory is reserved for a capture kernel: `crashpy setup status` says why"
@@ -158,7 +153,7 @@ def load(config: Config, *, kernel: str = "", initrd: str = "", append: str = ""
     chosen = image(config, kernel=kernel, initrd=initrd, append=append)
     if system.locked and {"-c", "--kexec-syscall"} & set(options):
         raise Refused("the kernel is locked down and takes no `kexec -c`: remove it from kexec=")
-    argv = ["kexec", "-p", *_method(system, options), *options]
+    argv = ["kexec", "-p", *method(system, options), *options]
     argv += [f"--command-line={chosen.cmdline}"]
     argv += [f"--initrd={chosen.initrd}"] if chosen.initrd else []
     commands: list[tuple[str, ...]] = [(*argv, chosen.kernel)]
@@ -169,21 +164,23 @@ def load(config: Config, *, kernel: str = "", initrd: str = "", append: str = ""
 
 def unload(system: System) -> Plan:
     """Unload the capture kernel: a crash leaves no dump from then on."""
-    _ready(system)
+    ready(system)
     if system.loaded is None:
         raise Refused("this kernel has no kexec: there is no /sys/kernel/kexec_crash_loaded")
     if system.loaded is False:
         return Plan(notes=["no capture kernel is loaded"])
-    return Plan(commands=[("kexec", *_method(system, []), "-p", "-u")], checks=[_expect(False)])
+    return Plan(commands=[("kexec", *method(system, []), "-p", "-u")], checks=[_expect(False)])
 
 
-def _ready(system: System) -> None:
+def ready(system: System) -> None:
     if not system.live and system.chroot:
         raise Refused("it acts on the running kernel: --root goes with --dry-run alone")
     if os.geteuid() != 0:
         raise Refused("only root may load or unload a kernel")
     if system.tool("kexec") is None:
         raise Refused("kexec: there is no such program: install kexec-tools")
+    if system.number("/proc/sys/kernel/kexec_load_disabled") == 1:
+        raise Refused("kernel.kexec_load_disabled is 1: nothing can be loaded until the next boot")
 
 
 def _expect(loaded: bool) -> Callable[[System], None]:

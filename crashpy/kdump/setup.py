@@ -309,6 +309,61 @@ def _unload(system: System, asked: argparse.Namespace) -> int:
     return carry_out(system, unload(system), asked)
 
 
+def _kexec(system: System, asked: argparse.Namespace) -> int:
+    from crashpy.kdump import reboot
+
+    chosen = (asked.kernel, asked.initrd, asked.append, asked.reuse_cmdline)
+    if asked.exec or asked.unload:
+        word = "--exec" if asked.exec else "--unload"
+        if any(chosen) or (asked.exec and asked.unload):
+            raise Refused(f"{word} goes with no other word: load first, then start")
+    system = _running(system, asked)
+    if asked.exec:
+        return _exec(system, asked)
+    if asked.unload:
+        return carry_out(system, reboot.unload(system), asked)
+    words = reboot.Asked(
+        asked.kernel or "", asked.initrd or "", asked.append or "", asked.reuse_cmdline
+    )
+    return carry_out(system, reboot.load(system, words), asked)
+
+
+def _exec(system: System, asked: argparse.Namespace) -> int:
+    """Start the loaded kernel, once somebody has typed this machine's name."""
+    from crashpy.kdump import reboot
+
+    argv, notes = reboot.start(system, at_once=asked.at_once)
+    _say([*(f"note: {note}" for note in notes), f"run: {' '.join(argv)}"])
+    if asked.dry_run:
+        return DONE
+    reboot.confirmed(_typed("Type the name of this machine to do it: "))
+    sys.stdout.flush()
+    system.run(argv)
+    return DONE
+
+
+def _typed(question: str) -> str:
+    """A line from whoever sits there; --yes does not stand in for it."""
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    return sys.stdin.readline()
+
+
+def _kexec_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kernel", metavar="FILE", help="instead of the boot loader's default")
+    parser.add_argument("--initrd", metavar="FILE", help="likewise")
+    parser.add_argument("--append", metavar="OPTIONS", help="more options for it")
+    parser.add_argument(
+        "--reuse-cmdline", action="store_true", help="with the options of the running kernel"
+    )
+    parser.add_argument("--unload", action="store_true", help="unload it")
+    parser.add_argument("--exec", action="store_true", help="start what is loaded: a reboot")
+    parser.add_argument(
+        "--at-once", action="store_true", help="--exec by `kexec -e`, not `systemctl kexec`"
+    )
+    _writes(parser)
+
+
 def _tui(system: System, asked: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Refused("it needs a terminal: `crashpy setup configure` does not")
@@ -382,6 +437,7 @@ VERBS: dict[
     "enable": ("load the capture kernel at every boot", _writes, _switch(True)),
     "disable": ("do not", _writes, _switch(False)),
     "load": ("load the capture kernel now", _load_arguments, _load),
+    "kexec": ("a fast reboot: load what the boot loader would start", _kexec_arguments, _kexec),
     "tui": ("all of it on a screen, in the pages of YaST's module", _writes, _tui),
     "unload": ("unload it: a crash leaves no dump from then on", _writes, _unload),
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from crashpy.command import CommandError
 from crashpy.kdump.config import Config, settings
 from crashpy.kdump.dialects import Value
+from crashpy.kdump.reboot import started_by_kexec
 from crashpy.kdump.services import enabled, unit
 from crashpy.kdump.size import capture_initrd, parse_values, reserved, shown
 from crashpy.kdump.system import System
@@ -25,6 +26,8 @@ class Status:
     crashkernel: list[str] | None  # of its command line
     reserved_bytes: int | None
     loaded: bool | None
+    next_loaded: bool | None  # a kernel for a fast reboot
+    by_kexec: bool | None  # the running kernel was started past the boot loader
     unit: str | None
     enabled: bool | None
     lockdown: str | None
@@ -60,6 +63,8 @@ def status(system: System) -> Status:
         crashkernel=given,
         reserved_bytes=system.reserved_bytes,
         loaded=loaded,
+        next_loaded=system.next_loaded,
+        by_kexec=started_by_kexec(system),
         unit=name,
         enabled=on,
         lockdown=system.lockdown,
@@ -120,7 +125,10 @@ def lines(found: Status) -> Iterator[str]:
     yield f"reserved:     {size} ({words})"
     boot = {True: "on", False: "off", None: "--"}[found.enabled]
     yield f"at boot:      {boot} ({found.unit or 'no unit'})"
-    yield f"kernel:       {found.release or '--'}"
+    by_kexec = ", started by kexec, past the boot loader" if found.by_kexec else ""
+    yield f"kernel:       {found.release or '--'}{by_kexec}"
+    if found.next_loaded:
+        yield "next:         a kernel is loaded for a fast reboot"
     yield f"lockdown:     {found.lockdown or '--'}, Secure Boot {answer[found.secure_boot]}"
     yield f"system:       {found.distribution or '--'}"
     for name in found.stale:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -175,6 +176,12 @@ class System:
         return None if number is None else bool(number)
 
     @property
+    def next_loaded(self) -> bool | None:
+        """Whether a kernel waits for a fast reboot."""
+        number = self.number("/sys/kernel/kexec_loaded")
+        return None if number is None else bool(number)
+
+    @property
     def lockdown(self) -> str | None:
         """none, integrity or confidentiality."""
         text = self.fact("/sys/kernel/security/lockdown") or ""
@@ -213,6 +220,11 @@ class System:
         text = self.fact("/etc/os-release") or self.fact("/usr/lib/os-release") or ""
         pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
         return {name: value.strip("\"'") for name, _, value in pairs}
+
+
+def split_options(line: str) -> list[str]:
+    """Options of a kernel command line; quotes hold blanks together and stay."""
+    return re.findall(r'(?:"[^"]*"|[^\s"])+', line)
 
 
 FAMILIES = {

@@ -121,7 +121,7 @@ def test_debian_composes_the_same_command(debian, monkeypatch, settings):
     config = configured(system, *settings)
     disk = f"{system.root}$KDUMP_INITRD"
     theirs = sh(f"{head}\nDRY_RUN=true\nKDUMP_INITRD={disk}\nkdump_load\necho $KEXEC_CMD")
-    monkeypatch.setattr(kexec, "_ready", lambda _: None)
+    monkeypatch.setattr(kexec, "ready", lambda _: None)
     [argv] = kexec.load(config).commands
 
     def normal(words):
