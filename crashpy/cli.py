@@ -37,6 +37,7 @@ VERBS = (
     ("convert", "crashpy.convert", "filter, pack, split, join or unflatten a dump"),
     ("verify", "crashpy.convert", "check that everything a dump says it holds can be read"),
     ("setup", "crashpy.kdump.setup", "arm this machine, so that its next crash leaves a dump"),
+    ("capture", "crashpy.kdump.capture", "the environment that saves the dump after a crash"),
 )
 
 USAGE = "crashpy [OPTION]... [VMLINUX] [VMCORE...]"
