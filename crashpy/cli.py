@@ -36,6 +36,11 @@ log = logging.getLogger("crashpy")
 VERBS = (
     ("convert", "crashpy.convert", "filter, pack, split, join or unflatten a dump"),
     ("verify", "crashpy.convert", "check that everything a dump says it holds can be read"),
+    (
+        "save",
+        "crashpy.save",
+        "filter and pack a dump, and send it where it is kept",
+    ),
     ("setup", "crashpy.kdump.setup", "arm this machine, so that its next crash leaves a dump"),
     ("capture", "crashpy.kdump.capture", "the environment that saves the dump after a crash"),
 )

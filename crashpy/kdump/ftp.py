@@ -13,10 +13,10 @@ from collections.abc import Generator
 from crashpy.command import CommandError
 from crashpy.kdump.targets import (
     CHUNK,
-    INCOMPLETE,
     PATIENCE,
     Entry,
     Login,
+    NoRoom,
     Target,
     explained,
     explaining,
@@ -120,7 +120,7 @@ class FtpTarget(Target):
             raise CommandError(f"{paths[0]}: {_said(error)}") from None
 
     @explained
-    def stream(self, file: str) -> _FtpStream:
+    def _stream(self, file: str) -> _FtpStream:
         return _FtpStream(self.url, self._ftp, self.path(file))
 
     def _read(self, file: str, offset: int, most: int | None) -> Generator[bytes, None, None]:
@@ -153,9 +153,9 @@ class _FtpStream:
         self._ftp, self._path = ftp, path
         ftp.voidcmd("TYPE I")
         try:
-            self._data = ftp.transfercmd(f"STOR {path}{INCOMPLETE}")
+            self._data = ftp.transfercmd(f"STOR {path}")
         except ftplib.Error as error:
-            raise CommandError(f"{path}{INCOMPLETE}: {_said(error)}") from None
+            raise CommandError(f"{path}: {_said(error)}") from None
         self._data.settimeout(PATIENCE)
         self._sent = 0
 
@@ -164,7 +164,8 @@ class _FtpStream:
         try:
             self._data.sendall(data)
         except OSError as error:
-            raise CommandError(self._complaint() or reason(error)) from None
+            complaint = self._complaint()
+            raise (NoRoom if complaint else CommandError)(complaint or reason(error)) from None
         self._sent += len(data)
 
     def _complaint(self) -> str:
@@ -186,21 +187,20 @@ class _FtpStream:
         try:
             self._ftp.voidresp()
         except ftplib.Error as error:
-            raise CommandError(f"the server could not write: {_said(error)}") from None
-        there = self._ftp.size(self._path + INCOMPLETE)
+            raise NoRoom(f"the server could not write: {_said(error)}") from None
+        there = self._ftp.size(self._path)
         if there is not None and there != self._sent:
             name = posixpath.basename(self._path)
             raise CommandError(f"the server has {there} of {self._sent} bytes of {name}")
         with contextlib.suppress(ftplib.error_perm):
-            self._ftp.sendcmd(f"SITE CHMOD 600 {self._path}{INCOMPLETE}")
-        self._ftp.rename(self._path + INCOMPLETE, self._path)
+            self._ftp.sendcmd(f"SITE CHMOD 600 {self._path}")
 
     def give_up(self, *, keep: bool = False) -> None:
         if self._data.fileno() >= 0:
             self._complaint()
         if not keep:
             with contextlib.suppress(Exception):
-                self._ftp.delete(self._path + INCOMPLETE)
+                self._ftp.delete(self._path)
 
 
 def _said(error: ftplib.Error) -> str:

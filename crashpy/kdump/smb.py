@@ -13,11 +13,11 @@ from crashpy.command import CommandError
 from crashpy.kdump.targets import (
     BROKEN,
     CHUNK,
-    INCOMPLETE,
     PATIENCE,
     Entry,
     HasUrl,
     Login,
+    NoRoom,
     Target,
     explaining,
     kind_of,
@@ -63,8 +63,9 @@ def _in_words() -> Generator[None, None, None]:
         name = ntpath.basename(str(error.filename or "").rstrip("\\"))
         raise CommandError(f"{name}: {words}") from None
     except SMBException as error:
-        words = ANSWERS.get(type(error).__name__, "")
-        raise CommandError(words or str(error).splitlines()[0]) from None
+        kind = type(error).__name__
+        words = ANSWERS.get(kind, "") or str(error).splitlines()[0]
+        raise (NoRoom if kind == "DiskFull" else CommandError)(words) from None
     except ValueError as error:  # Connection.connect()'s own
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
@@ -150,7 +151,7 @@ class SmbTarget(Target):
         self._smb.rmdir(self.path(folder), **self._options)
 
     @explained
-    def sink(self, file: str) -> _SmbSink:
+    def _sink(self, file: str) -> _SmbSink:
         return _SmbSink(self.url, self._smb, self.path(file), self._options)
 
     def _read(self, file: str, offset: int, most: int | None) -> Generator[bytes, None, None]:
@@ -174,7 +175,7 @@ class _SmbSink:
     def __init__(self, url: Url, library: Any, path: str, options: dict[str, Any]) -> None:
         self.url = url
         self._smb, self._path, self._options = library, path, options
-        self._file = library.open_file(path + INCOMPLETE, "wb", buffering=0, **options)
+        self._file = library.open_file(path, "wb", buffering=0, **options)
 
     @explained
     def write(self, offset: int, data: bytes | memoryview) -> None:
@@ -187,11 +188,10 @@ class _SmbSink:
     def finish(self) -> None:
         self._file.flush()
         self._file.close()
-        self._smb.replace(self._path + INCOMPLETE, self._path, **self._options)
 
     def give_up(self, *, keep: bool = False) -> None:
         with contextlib.suppress(Exception):
             self._file.close()
         if not keep:
             with contextlib.suppress(Exception):
-                self._smb.remove(self._path + INCOMPLETE, **self._options)
+                self._smb.remove(self._path, **self._options)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import errno
+import os
 import posixpath
 import shlex
 import stat
@@ -15,10 +17,10 @@ from crashpy.command import CommandError
 from crashpy.kdump.targets import (
     BROKEN,
     CHUNK,
-    INCOMPLETE,
     PATIENCE,
     Entry,
     Login,
+    NoRoom,
     Target,
     explained,
     explaining,
@@ -184,7 +186,7 @@ class SftpTarget(Target):
         self._sftp.rmdir(self.path(folder))
 
     @explained
-    def sink(self, file: str) -> _SftpSink:
+    def _sink(self, file: str) -> _SftpSink:
         return _SftpSink(self.url, self._sftp, self.path(file))
 
     def _read(self, file: str, offset: int, most: int | None) -> Generator[bytes, None, None]:
@@ -215,8 +217,8 @@ class _SftpSink:
     def __init__(self, url: Url, sftp: paramiko.SFTPClient, path: str) -> None:
         self.url = url
         self._sftp, self._path = sftp, path
-        self._file = sftp.open(path + INCOMPLETE, "wb")
-        sftp.chmod(path + INCOMPLETE, 0o600)
+        self._file = sftp.open(path, "wb")
+        sftp.chmod(path, 0o600)
         self._end = 0
 
     @explained
@@ -233,7 +235,7 @@ class _SftpSink:
             self._file.write(bytes(data[-1:]))
         except OSError as error:
             if str(error) == "Failure":  # all that version 3 of SFTP has to say
-                raise CommandError(FULL) from None
+                raise NoRoom(FULL) from None
             raise
         self._end = max(self._end, offset + len(data))
 
@@ -241,17 +243,16 @@ class _SftpSink:
     def finish(self) -> None:
         _extended(self._sftp, "fsync@openssh.com", getattr(self._file, "handle", b""))
         self._file.close()
-        there = self._sftp.stat(self._path + INCOMPLETE).st_size
+        there = self._sftp.stat(self._path).st_size
         if there != self._end:
             raise CommandError(f"the server has {there} of {self._end} bytes")
-        self._sftp.posix_rename(self._path + INCOMPLETE, self._path)
 
     def give_up(self, *, keep: bool = False) -> None:
         with contextlib.suppress(Exception):
             self._file.close()
         if not keep:
             with contextlib.suppress(Exception):
-                self._sftp.remove(self._path + INCOMPLETE)
+                self._sftp.remove(self._path)
 
 
 class SshTarget(Target):
@@ -305,7 +306,7 @@ class SshTarget(Target):
         self._shell.run("rm -r {}", self.path(folder))
 
     @explained
-    def stream(self, file: str) -> _SshStream:
+    def _stream(self, file: str) -> _SshStream:
         return _SshStream(self.url, self._shell, self.path(file))
 
     def _read(self, file: str, offset: int, most: int | None) -> Generator[bytes, None, None]:
@@ -347,7 +348,8 @@ class _Shell:
             raise CommandError(BROKEN)
         said = channel.makefile_stderr("rb").read().decode(errors="replace").strip()
         complaint = said.splitlines()[-1] if said else f"a remote command failed ({status})"
-        raise CommandError(otherwise or complaint)
+        full = os.strerror(errno.ENOSPC) in complaint
+        raise (NoRoom if full else CommandError)(otherwise or complaint)
 
     def run(self, command: str, *paths: str, otherwise: str = "") -> bytes:
         channel = self.start(command, *paths)
@@ -359,8 +361,8 @@ class _Shell:
 class _SshStream:
     def __init__(self, url: Url, shell: _Shell, path: str) -> None:
         self.url = url
-        self._shell, self._path, self._draft = shell, path, path + INCOMPLETE
-        self._channel = shell.start("umask 077; cat > {}", self._draft)
+        self._shell, self._path = shell, path
+        self._channel = shell.start("umask 077; cat > {}", path)
         self._sent = 0
 
     @explained
@@ -376,17 +378,16 @@ class _SshStream:
     def finish(self) -> None:
         self._channel.shutdown_write()
         self._shell.ended(self._channel)
-        said = self._shell.run("sync {0} 2>/dev/null || sync; LC_ALL=C ls -ln {0}", self._draft)
+        said = self._shell.run("sync {0} 2>/dev/null || sync; LC_ALL=C ls -ln {0}", self._path)
         listed = parse_listing([said.decode(errors="surrogateescape")])
         there = next((entry.size_bytes for entry in listed), None)
         if there != self._sent:
             name = posixpath.basename(self._path)
             raise CommandError(f"the server has {there} of {self._sent} bytes of {name}")
-        self._shell.run("mv -f {} {}", self._draft, self._path)
 
     def give_up(self, *, keep: bool = False) -> None:
         with contextlib.suppress(Exception):
             self._channel.close()
         if not keep:
             with contextlib.suppress(Exception):
-                self._shell.run("rm -f {}", self._draft)
+                self._shell.run("rm -f {}", self._path)

@@ -1,12 +1,13 @@
 """Places that take dumps: folders, FTP, SFTP and SSH servers, NFS exports, CIFS shares.
 
-A file is written as NAME-incomplete, synced where the place can, and renamed when it is
-complete. Whatever goes wrong becomes one sentence, and no sentence holds a password.
+What may be cut off is written as NAME-incomplete, synced where the place can, and renamed
+when it is complete. Whatever goes wrong becomes one sentence, and none holds a password.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import posixpath
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from crashpy.command import CommandError
+from crashpy.kdump.ledger import Ledger
 from crashpy.kdump.urls import Url
-from crashpy.vmcore.write import FileSink, FlattenedSink
+from crashpy.vmcore.write import FlattenedSink
 
 INCOMPLETE = "-incomplete"
 PATIENCE = 60  # seconds for a server to answer
@@ -57,7 +59,7 @@ class Entry:
 
 
 class DumpSink(Protocol):
-    """Takes a dump's bytes at offsets; finish() makes them last and gives the file its name."""
+    """Takes a dump's bytes at offsets; finish() makes them last."""
 
     def write(self, offset: int, data: bytes | memoryview) -> None: ...
     def finish(self) -> None: ...
@@ -75,8 +77,8 @@ class Stream(Protocol):
 class Target:
     """A folder somewhere. Paths are relative to it, with `/` between their parts.
 
-    Every method raises CommandError with what is wrong. A subclass has sink() or
-    stream(): the other one follows.
+    Every method raises CommandError with what is wrong. A subclass has _sink(), or
+    _stream() if it is flattened: the rest follows.
     """
 
     flattened = False  # the place takes streams only: its dumps are flattened
@@ -143,22 +145,40 @@ class Target:
     def _remove_empty(self, folder: str) -> None:
         raise NotImplementedError
 
-    def sink(self, file: str) -> DumpSink:
-        """Where a dump goes; a place of streams gets it flattened."""
-        return _Flattened(self.stream(file))
+    def sink(self, file: str, ledger: Ledger | None = None) -> DumpSink:
+        """Where a dump goes; a place of streams gets it flattened.
 
-    def stream(self, file: str) -> Stream:
-        return _Sequential(self.sink(file))
+        The ledger learns what is written.
+        """
+        if self.flattened:
+            return _Flattened(self.stream(file, ledger))
+        sink = self._sink(file)
+        return sink if ledger is None else _Noted(sink, ledger)
+
+    def stream(self, file: str, ledger: Ledger | None = None) -> Stream:
+        """Where a file goes, from its start to its end."""
+        if not self.flattened:
+            return _Sequential(self.sink(file, ledger))
+        stream = self._stream(file)
+        return stream if ledger is None else _NotedStream(stream, ledger)
+
+    def _sink(self, file: str) -> DumpSink:
+        raise NotImplementedError
+
+    def _stream(self, file: str) -> Stream:
+        raise NotImplementedError
 
     def store(self, file: str, data: bytes) -> None:
         """A small file, whole or not at all; replaces the one that is there."""
-        stream = self.stream(file)
+        draft = file + INCOMPLETE
+        stream = self.stream(draft)
         try:
             stream.write(data)
             stream.finish()
         except BaseException:
             stream.give_up()
             raise
+        self.rename(draft, file)
 
     def read(
         self, file: str, offset: int = 0, most: int | None = None
@@ -192,6 +212,26 @@ class _Sequential:
     def write(self, data: bytes | memoryview) -> None:
         self._sink.write(self._at, data)
         self._at += len(data)
+
+
+class _Noted:
+    def __init__(self, sink: DumpSink, ledger: Ledger) -> None:
+        self._sink, self._ledger = sink, ledger
+        self.finish, self.give_up = sink.finish, sink.give_up
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        self._sink.write(offset, data)
+        self._ledger.note(offset, data)
+
+
+class _NotedStream:
+    def __init__(self, stream: Stream, ledger: Ledger) -> None:
+        self._stream, self._ledger = stream, ledger
+        self.finish, self.give_up = stream.finish, stream.give_up
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._stream.write(data)
+        self._ledger.note(self._ledger.end, data)
 
 
 class _Flattened:
@@ -228,6 +268,10 @@ class _Buffer:
 # Errors
 
 
+class NoRoom(CommandError):
+    """The disk is full, or would be."""
+
+
 class HasUrl(Protocol):
     @property
     def url(self) -> Url: ...
@@ -256,9 +300,10 @@ def explaining(url: Url) -> Iterator[None]:
     except CommandError as error:
         if str(error).startswith(str(url)):
             raise
-        raise CommandError(f"{url}: {error}") from None
+        raise type(error)(f"{url}: {error}") from None
     except (OSError, EOFError) as error:
-        raise CommandError(f"{url}: {reason(error)}") from None
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        raise (NoRoom if full else CommandError)(f"{url}: {reason(error)}") from None
     except Exception as error:
         # the libraries' errors have no base class in common
         if type(error).__module__.partition(".")[0] not in LIBRARIES:
@@ -341,7 +386,13 @@ class FileTarget(Target):
 
     @explained
     def rename(self, old: str, new: str) -> None:
-        (self._folder / old).rename(self._folder / new)
+        path = self._folder / new
+        (self._folder / old).rename(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     @explained
     def remove(self, file: str) -> None:
@@ -352,7 +403,7 @@ class FileTarget(Target):
         (self._folder / folder).rmdir()
 
     @explained
-    def sink(self, file: str) -> DumpSink:
+    def _sink(self, file: str) -> DumpSink:
         return _Local(self.url, self._folder / file)
 
     def _read(self, file: str, offset: int, most: int | None) -> Generator[bytes, None, None]:
@@ -370,20 +421,27 @@ def _entry(path: Path) -> Entry:
 
 class _Local:
     def __init__(self, url: Url, path: Path) -> None:
-        self.url = url
-        self._sink = FileSink(path, force=True)
+        self.url, self._path = url, path
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
 
     @explained
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        self._sink.write(offset, data)
+        view = memoryview(data).cast("B")
+        while view:
+            done = os.pwrite(self._file.fileno(), view, offset)
+            view, offset = view[done:], offset + done
 
     @explained
     def finish(self) -> None:
-        self._sink.finish()
+        os.fsync(self._file.fileno())
+        self._file.close()
 
-    @explained
     def give_up(self, *, keep: bool = False) -> None:
-        self._sink.give_up(keep=keep)
+        with contextlib.suppress(OSError):
+            self._file.close()
+            if not keep:
+                self._path.unlink(missing_ok=True)
 
 
 def open_target(url: Url, login: Login | None = None) -> Target:

@@ -1,0 +1,114 @@
+"""`crashpy save fetch`: a saved dump copied here; what was fetched before is not fetched again."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from crashpy.command import CommandError
+from crashpy.kdump.layouts import kind
+from crashpy.kdump.ledger import SUMS
+from crashpy.kdump.logins import add_options, login_of
+from crashpy.kdump.targets import INCOMPLETE, Entry, Target, open_target
+from crashpy.kdump.urls import parse
+
+
+def main(words: Sequence[str]) -> int:
+    """`crashpy save fetch [OPTION]... URL [DIR]`; exit status 0 or 1."""
+    from crashpy.save import told
+
+    parser = argparse.ArgumentParser(
+        "crashpy save fetch",
+        usage="crashpy save fetch [OPTION]... URL [DIR]",
+        description="copy a saved dump here; the same line again goes on where it was cut off",
+    )
+    add = parser.add_argument
+    add("-q", "--quiet", action="store_true", help="say nothing unless something is wrong")
+    add("--no-verify", action="store_true", help="only compare sizes and checksums")
+    add("url", metavar="URL", help="the folder of one dump, as `crashpy save list` names it")
+    add("folder", nargs="?", default=".", metavar="DIR", help="where a folder for it is made (.)")
+    add_options(parser)
+    asked = parser.parse_args(words)
+    with told("save fetch") as complaints:
+        place = asked.url if "://" in asked.url else str(Path(asked.url).absolute())
+        with open_target(parse(place), login_of(asked)) as target:
+            here = Path(asked.folder, target.name)
+            fetch(target, here, quiet=asked.quiet, verify=not asked.no_verify)
+        if not asked.quiet:
+            sys.stdout.write(f"{here}\n")
+    return 1 if complaints else 0
+
+
+def fetch(target: Target, here: Path, *, quiet: bool = False, verify: bool = True) -> None:
+    """All files of one dump's folder. Raises CommandError."""
+    files = [entry for entry in target.entries() if entry.kind == "file"]
+    files = [entry for entry in files if not entry.name.endswith(INCOMPLETE)]
+    dumps = [entry for entry in files if kind(entry.name) == "dump"]
+    if not dumps:
+        raise CommandError(f"{target.url}: no complete dump there")
+    here.mkdir(0o700, parents=True, exist_ok=True)
+    expected = _sums(target) if any(entry.name == SUMS for entry in files) else {}
+    for entry in files:
+        _fetch(target, entry, here / entry.name, expected.get(entry.name), quiet=quiet)
+    if verify:
+        _verify([here / entry.name for entry in dumps])
+
+
+def _sums(target: Target) -> dict[str, str]:
+    text = b"".join(target.read(SUMS)).decode(errors="replace")
+    pairs = (line.split("  ", 1) for line in text.splitlines() if "  " in line)
+    return {name: total for total, name in pairs}
+
+
+def _fetch(target: Target, entry: Entry, path: Path, expected: str | None, *, quiet: bool) -> None:
+    """One file, under a name of its own until it is whole."""
+    size = entry.size_bytes
+    if path.exists() and size in (None, path.stat().st_size):
+        if expected in (None, _sha256(path)):
+            return
+        path.unlink()  # of another dump, or damaged
+    draft = path.with_name(path.name + INCOMPLETE)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o600), "r+b") as file:
+        at = file.seek(0, os.SEEK_END)
+        if size is None or at > size:
+            at = file.seek(0)
+            file.truncate()
+        if at and not quiet:
+            sys.stderr.write(f"crashpy save fetch: {entry.name}: going on at byte {at}\n")
+        if size is None or at < size:
+            for data in target.read(entry.name, at):
+                file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        got = file.tell()
+    if size is not None and got != size:
+        raise CommandError(f"{target.url}/{entry.name}: {got} of {size} bytes came: try again")
+    if expected is not None and _sha256(draft) != expected:
+        draft.unlink()  # going on would not make it better
+        raise CommandError(
+            f"{target.url}/{entry.name}: what came does not have the checksum of {SUMS}"
+        )
+    draft.rename(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(paths: Sequence[Path]) -> None:
+    from crashpy.convert import check, recognised
+
+    files = [recognised(str(path)) for path in paths]
+    try:
+        findings = check(files)
+    finally:
+        for file in files:
+            file.close()
+    if findings:
+        raise CommandError(f"{paths[0]}: {findings[0]}")

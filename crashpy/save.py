@@ -1,0 +1,320 @@
+"""`crashpy save`: a dump put where a URL says, and what is done with saved dumps.
+
+The settings are options, or those of the machine's own kdump (--config): a capture
+environment calls `crashpy save --config` and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crashpy.command import CommandError
+
+if TYPE_CHECKING:
+    from crashpy.kdump.config import Config
+    from crashpy.kdump.engine import Tool
+    from crashpy.kdump.plan import SavePlan
+    from crashpy.kdump.saving import Saving
+    from crashpy.kdump.targets import Login
+    from crashpy.vmcore.recognise import Vmcore
+
+CORE = "/proc/vmcore"
+FREE_MIB = 64
+
+# `crashpy save WORD ...`; a core of that name is written ./WORD.
+SUB_VERBS = {
+    "list": ("crashpy.kdump.inventory:list_main", "the dumps below a folder or a URL"),
+    "prune": ("crashpy.kdump.inventory:prune_main", "delete the oldest of them"),
+    "fetch": ("crashpy.kdump.fetch:main", "copy one here"),
+    "bundle": ("crashpy.kdump.bundle:main", "put kernel and modules beside one"),
+    "notify": ("crashpy.kdump.notify:main", "send a mail about one"),
+}
+
+# KDUMP_DUMPFORMAT's own words as well.
+FORMATS = {
+    **{name: name for name in ("zlib", "lzo", "snappy", "zstd", "plain", "elf", "raw", "log")},
+    **{"compressed": "zlib", "ELF": "elf", "none": "log"},
+}
+
+
+def save(words: Sequence[str]) -> int:
+    """`crashpy save [OPTION]... [CORE] URL`; exit status 0, or 1 with a sentence on stderr."""
+    if words and words[0] in SUB_VERBS:
+        module, _, function = SUB_VERBS[words[0]][0].partition(":")
+        status: int = getattr(importlib.import_module(module), function)(words[1:])
+        return status
+    asked = _parser().parse_args(words)
+    with told("save") as complaints, _terminated_is_interrupted():
+        _save(asked)
+    return 1 if complaints else 0
+
+
+@contextlib.contextmanager
+def told(verb: str) -> Iterator[list[str]]:
+    """What goes wrong becomes one sentence, without passwords; it is in the list then."""
+    from crashpy.kdump.plan import hide
+
+    complaints: list[str] = []
+    try:
+        yield complaints
+    except BrokenPipeError:
+        raise  # whoever read our words has enough: the program's affair
+    except CommandError as error:
+        complaints.append(str(error))
+    except OSError as error:
+        complaints.append(f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+    except KeyboardInterrupt:
+        complaints.append("interrupted")
+    for sentence in complaints:
+        sys.stderr.write(f"crashpy {verb}: {hide(sentence)}\n")
+
+
+@contextlib.contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """kill(1) must not leave a mount or half a dump behind."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _save(asked: argparse.Namespace) -> None:
+    from crashpy.convert import progress_line, recognised
+    from crashpy.kdump.saving import Saving
+    from crashpy.kdump.targets import open_target
+
+    plan, login, core = _wanted(asked)
+    vmcore = recognised(core)
+    if vmcore.damage:
+        _say(asked, f"{core}: {vmcore.damage}")
+    saving = Saving(
+        vmcore,
+        plan,
+        verify=not asked.no_verify,
+        keep_incomplete=asked.keep_incomplete,
+        tool=_tool(asked, plan, vmcore),
+        progress=progress_line(asked.quiet, time.monotonic()),
+        say=lambda sentence: _say(asked, sentence),
+    )
+    if asked.flat:
+        _to_output(saving)
+        return
+    with open_target(plan.target, login) as target:
+        if asked.dry_run:
+            sys.stdout.write("".join(f"{line}\n" for line in saving.dry_run(target)))
+            return
+        folder = saving.save_to(target)
+        if not asked.quiet:
+            sys.stdout.write(f"{saving.place(target, folder)}\n")
+
+
+def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, str]:
+    """The plan, who logs in, and the core: options go before the configuration."""
+    from crashpy.kdump.logins import login_of
+    from crashpy.kdump.plan import SavePlan, hide, save_plan
+    from crashpy.kdump.urls import Url, parse
+
+    login = login_of(asked)
+    places = list(asked.places)
+    core, url = CORE, ""
+    if asked.flat:
+        if len(places) > 1:
+            raise CommandError("--flat writes to the output: name the core only")
+        core = places[0] if places else CORE
+    elif asked.config is not None and len(places) < 2:
+        core = places[0] if places else CORE
+    elif places:
+        *cores, url = places
+        core = cores[0] if cores else CORE
+        if len(cores) > 1:
+            raise CommandError(f"one core and one URL: what is {hide(cores[1])}?")
+    else:
+        raise CommandError("say where the dump goes: a folder, PROTOCOL://..., or --config")
+    if asked.config is not None:
+        plan = save_plan(_config(asked.config))
+        if not url and plan.device:
+            raise CommandError(
+                f"the dump goes to {plan.device}: mount it, and name the folder on it"
+            )
+        keys = plan.ssh_keys
+        login = replace(
+            login,
+            identity=login.identity or next((key for key in keys if Path(key).exists()), None),
+            host_key=login.host_key or plan.host_key or None,
+        )
+        if plan.compression:
+            _say(asked, f"compression={plan.compression}: the pages are packed already")
+    else:
+        plan = SavePlan(target=Url("file", "/"), free_bytes=FREE_MIB << 20)
+    if url:
+        plan = replace(plan, target=parse(url if "://" in url else str(Path(url).absolute())))
+    return _with_options(asked, plan), login, core
+
+
+def _config(root: str) -> Config:
+    from crashpy.kdump.config import Config
+    from crashpy.kdump.system import System
+
+    return Config.read(System(Path(root)))
+
+
+def _with_options(asked: argparse.Namespace, plan: SavePlan) -> SavePlan:
+    if asked.levels is not None:
+        plan = replace(plan, levels=tuple(asked.levels))
+    if asked.format is not None:
+        plan = replace(plan, format=asked.format)
+    if asked.keep is not None:
+        kept = {0: None, -1: 1}.get(asked.keep, asked.keep + 1)
+        plan = replace(plan, keep=kept)
+    if asked.free is not None:
+        plan = replace(plan, free_bytes=asked.free << 20)
+    if asked.num_threads is not None:
+        plan = replace(plan, threads=asked.num_threads)
+    return plan
+
+
+def _tool(asked: argparse.Namespace, plan: SavePlan, core: Vmcore) -> Tool | None:
+    """makedumpfile, where it was asked for and may be trusted with this kernel."""
+    from crashpy.kdump.engine import LETTERS, installed, objection
+
+    if asked.engine != "makedumpfile" or plan.format not in LETTERS:
+        return None
+    tool = installed()
+    if tool is None:
+        _say(asked, "makedumpfile is not installed: crashpy writes the dump", always=True)
+        return None
+    reasons = [objection(tool, core.vmcoreinfo, level, plan.format) for level in plan.levels]
+    reason = next(filter(None, reasons), "")
+    if core.flattened or core.packing:
+        reason, forced = "makedumpfile does not read flattened or packed cores", False
+    else:
+        forced = asked.force
+    if reason:
+        what = "it writes the dump, as you force it" if forced else "crashpy writes the dump"
+        _say(asked, f"{reason}: {what}", always=True)
+    return tool if not reason or forced else None
+
+
+def _to_output(saving: Saving) -> None:
+    """--flat: nothing but the dump, flattened, for a pipe."""
+    from crashpy.kdump import engine
+    from crashpy.vmcore.write import FlattenedSink
+
+    if sys.stdout.isatty():
+        raise CommandError("--flat writes a dump to the output: redirect it, or pipe it on")
+    plan = saving.plan
+    if plan.format in ("raw", "log"):
+        raise CommandError(f"--flat: a dump of format {plan.format} is not flattened")
+    flat = FlattenedSink(sys.stdout.buffer)
+    level = plan.levels[0]
+    if saving.tool:
+        engine.makedumpfile(
+            flat, saving.tool, saving.core.path, level, plan.format, threads=plan.threads
+        )
+        lost = 0
+    else:
+        done = engine.native(
+            flat, saving.memory, level, plan.format,
+            threads=plan.threads, progress=saving.progress,
+        )  # fmt: skip
+        lost = done.lost_pages
+    flat.finish()
+    if lost:
+        raise CommandError(f"{saving.core.path}: {lost} pages could not be read")
+
+
+def _say(asked: argparse.Namespace, sentence: str, *, always: bool = False) -> None:
+    if always or not asked.quiet:
+        sys.stderr.write(f"crashpy save: {sentence}\n")
+
+
+def _levels(word: str) -> list[int]:
+    levels = [int(part) for part in word.split(",")]
+    if not all(0 <= level <= 31 for level in levels):
+        raise ValueError(word)
+    return levels
+
+
+def _format(word: str) -> str:
+    if word not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{word}: not one of {', '.join(FORMATS)}")
+    return FORMATS[word]
+
+
+def _number(low: int) -> Callable[[str], int]:
+    def number(word: str) -> int:
+        if int(word) < low:
+            raise ValueError(word)
+        return int(word)
+
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    from crashpy.kdump.logins import add_options
+
+    verbs = "".join(f"  crashpy save {verb:8} {help}\n" for verb, (_, help) in SUB_VERBS.items())
+    parser = argparse.ArgumentParser(
+        "crashpy save",
+        usage="crashpy save [OPTION]... [CORE] URL | --config | --flat",
+        description="filter and pack a dump, send it where it is kept, and read it back",
+        epilog="URL is a folder, or PROTOCOL://[USER[:PASSWORD]@]HOST[:PORT]/PATH with one of\n"
+        "ftp, sftp, ssh, nfs, cifs (cifs://HOST/SHARE/PATH). The dump is put into a new folder\n"
+        f"there, with README.txt, dmesg and vmcore.\n\n{verbs}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        *("-d", "--level"), dest="levels", type=_levels, metavar="LEVEL[,LEVEL]...",
+        help="dump level, 0 to 31 (31); the next one where the first finds no room",
+    )  # fmt: skip
+    add(
+        "--format", type=_format, metavar="FORMAT",
+        help="zlib (the default), lzo, snappy, zstd, plain, elf; raw: the core as it is; log:"
+        " the kernel's log only; or a word of KDUMP_DUMPFORMAT",
+    )  # fmt: skip
+    add("--num-threads", type=_number(1), metavar="N", help="pack N pages at a time")
+    add(
+        "--keep", type=_number(-1), metavar="N",
+        help="old dumps of this machine that stay: N of them, 0 all (the default), -1 none;"
+        " deleted when the new one is complete and has been read back",
+    )  # fmt: skip
+    add(
+        "--free", type=_number(0), metavar="MIB",
+        help=f"disk space that must stay free ({FREE_MIB}), where the place tells it",
+    )  # fmt: skip
+    add(
+        "--config", nargs="?", const="/", metavar="DIR",
+        help="settings and target of the machine's kdump, or of the one whose tree is DIR",
+    )  # fmt: skip
+    add(
+        "--engine", choices=("crashpy", "makedumpfile"), default="crashpy",
+        help="who filters; an installed makedumpfile only where it knows the kernel",
+    )  # fmt: skip
+    add("--force", action="store_true", help="makedumpfile even where it does not")
+    add("--flat", action="store_true", help="the dump alone, flattened, to the output")
+    add("--no-verify", action="store_true", help="do not read back what was written")
+    add("--keep-incomplete", action="store_true", help="leave what was written when it fails")
+    add("-n", "--dry-run", action="store_true", help="only say what would be done")
+    add("-q", "--quiet", action="store_true", help="say nothing unless something is wrong")
+    add("places", nargs="*", metavar="[CORE] URL", help=f"the core ({CORE}), and where it goes")
+    add_options(parser)
+    return parser
