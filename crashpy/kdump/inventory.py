@@ -247,6 +247,15 @@ def _read(place: Target, file: str, offset: int, most: int) -> bytes:
     return bytes(data)
 
 
+def read_text(place: Target, dump: SavedDump, file: str) -> str:
+    """A text beside a dump, of a log its end; empty where it cannot be read."""
+    path = _join(dump.folder, file)
+    size = 0
+    with contextlib.suppress(CommandError):
+        size = place.size(path) or 0
+    return _text(place, path, max(0, size - TAIL))
+
+
 def _text(place: Target, file: str, offset: int = 0) -> str:
     return _read(place, file, offset, TAIL).decode(errors="replace")
 
@@ -382,7 +391,7 @@ def list_main(words: Sequence[str]) -> int:
 
 def _list(asked: argparse.Namespace) -> int:
     with open_place(asked.place) as place:
-        dumps = dumps_below(place, warn=lambda sentence: _complain("list", sentence))
+        dumps = dumps_below(place, warn=lambda sentence: complain("list", sentence))
     if asked.json:
         _say(to_json(dump) for dump in dumps)
     else:
@@ -410,7 +419,7 @@ def _prune(asked: argparse.Namespace) -> int:
     if not (keep or free):
         raise CommandError("say how many stay, --keep N, or how much shall be free, --free MIB")
     with open_place(asked.place) as place:
-        dumps = dumps_below(place, warn=lambda sentence: _complain("prune", sentence))
+        dumps = dumps_below(place, warn=lambda sentence: complain("prune", sentence))
         going = too_many(dumps, keep) if keep else []
         if free:
             going += _for_space(place, dumps, going, free)
@@ -423,7 +432,7 @@ def _prune(asked: argparse.Namespace) -> int:
             return 0
         if not asked.yes and not _agreed(f"Delete {len(going)} of {len(dumps)} dumps, {total}?"):
             raise CommandError("nothing was deleted")
-        return delete(place, going, lambda sentence: _complain("prune", sentence))
+        return delete(place, going, lambda sentence: complain("prune", sentence))
 
 
 def _for_space(
@@ -508,17 +517,17 @@ def complaining(verb: str, act: Callable[[], int]) -> int:
     try:
         return act()
     except CommandError as error:
-        _complain(verb, hide(str(error)))
+        complain(verb, hide(str(error)))
     except BrokenPipeError:
         raise  # whoever read our words has enough: the program's affair
     except OSError as error:
-        _complain(verb, f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
+        complain(verb, f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
     except (KeyboardInterrupt, EOFError):
-        _complain(verb, "interrupted")
+        complain(verb, "interrupted")
     return 1
 
 
-def _complain(verb: str, sentence: str) -> None:
+def complain(verb: str, sentence: str) -> None:
     sys.stdout.flush()
     sys.stderr.write(f"crashpy save {verb}: {printable(sentence)}\n")
 
