@@ -480,15 +480,17 @@ def loader(tree, as_root):  # noqa: ARG001
         (
             "suse",
             'ro quiet dyndbg="file a +p" sysrq=yes reset_devices acpi_no_memhotplug'
-            " cgroup_disable=memory nokaslr numa=off irqpoll root=kdump rootflags=bind"
-            " rd.udev.children-max=8 panic=1 nr_cpus=2",
+            " cgroup_disable=memory nokaslr numa=off irqpoll nr_cpus=2 root=kdump"
+            " rootflags=bind rd.udev.children-max=8 panic=1",
             ["--initrd=/var/lib/kdump/initrd", "/var/lib/kdump/kernel"],
         ),
         (
             "rhel",
-            'ro dyndbg="file a +p" irqpoll nr_cpus=1 reset_devices cgroup_disable=memory numa=off'
-            " udev.children-max=2 panic=10 acpi_no_memhotplug transparent_hugepage=never nokaslr"
-            " hest_disable novmcoredd",
+            'BOOT_IMAGE=/vmlinuz ro dyndbg="file a +p" irqpoll nr_cpus=1 reset_devices'
+            " cgroup_disable=memory numa=off udev.children-max=2 panic=10"
+            " transparent_hugepage=never novmcoredd hugetlb_cma=0 cma=0"
+            " kfence.sample_interval=0 initramfs_options=size=90% mce=off acpi_no_memhotplug"
+            " nokaslr hest_disable pcie_ports=compat rd.systemd.gpt_auto=no",
             ["--initrd=/boot/initramfs-6.1.0-9-amd64kdump.img", "/boot/vmlinuz-6.1.0-9-amd64"],
         ),
     ],
@@ -510,7 +512,7 @@ def test_what_is_loaded(loader, family, line, rest):
 def test_the_boot_cpu_is_left_alone(loader):
     loader.suse()
     loader.write("/proc/cpuinfo", "processor : 0\napicid : 4\ninitial apicid : 4\n")
-    assert kexec.image(Config.read(loader.system)).cmdline.endswith("disable_cpu_apicid=4")
+    assert kexec.image(Config.read(loader.system)).cmdline.endswith(" disable_cpu_apicid=4 panic=1")
 
 
 @pytest.mark.parametrize("how", ["lockdown", "secure boot"])

@@ -68,6 +68,10 @@ class Config:
         """None: this distribution has no such setting."""
         return self.dialect.get(self, key)
 
+    def yes(self, key: str) -> bool:
+        value = self.get(key)
+        return value is not None and value.value == "yes"
+
     def beyond(self, key: str) -> bool:
         """Whether our own file says it, as the distribution's cannot."""
         return key in self.dialect.variables and self.dialect.files != (OWN,)

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from crashpy.kdump.config import Config
+from crashpy.kdump.dialects.base import joined
 from crashpy.kdump.plan import Plan
-from crashpy.kdump.size import capture_initrd
-from crashpy.kdump.system import Refused, System, split_options
-
-# What the capture kernel must not inherit: it would look for memory, devices or a root
-# that are not there for it.
-_DROPPED = {
-    "suse": "root resume crashkernel splash mem BOOT_IMAGE showopts zfcp.allow_lun_scan hugepages"
-    " acpi_no_memhotplug cgroup_disable unknown_nmi_panic rd.udev.children-max",
-    "rhel": "crashkernel panic_on_warn root rd.lvm.lv rd.luks.uuid rd.dm.uuid rd.md.uuid fcoe"
-    " netroot BOOT_IMAGE initrd",
-    "debian": "crashkernel hugepages hugepagesz abm",
-}
-_ADDED = {
-    "suse": "sysrq=yes reset_devices acpi_no_memhotplug cgroup_disable=memory nokaslr numa=off"
-    " irqpoll root=kdump rootflags=bind rd.udev.children-max=8 panic=1",
-    "rhel": "",
-    "debian": "",
-}
-_REMOVED_RHEL = "hugepages hugepagesz slub_debug quiet log_buf_len swiotlb hugetlb_cma cma"
-_APPENDED_RHEL = (
-    "irqpoll nr_cpus=1 reset_devices cgroup_disable=memory numa=off udev.children-max=2 panic=10"
-    " acpi_no_memhotplug transparent_hugepage=never nokaslr hest_disable novmcoredd"
-)
+from crashpy.kdump.system import Refused, System
 
 
 @dataclass(frozen=True)
@@ -44,37 +22,6 @@ class Image:
     cmdline: str
 
 
-def command_line(config: Config, running: str) -> str:
-    """The capture kernel's command line, as the distribution composes it from the running one."""
-    name = config.dialect.name
-    own = config.own(config.dialect.simple["cmdline"])
-    added = config.own(config.dialect.simple["append"])
-    if own:
-        return " ".join(f"{own} {added}".split())
-    dropped = set(_DROPPED[name].split())
-    if name == "rhel":
-        dropped |= set((config.own("KDUMP_COMMANDLINE_REMOVE") or _REMOVED_RHEL).split())
-        added = added or _APPENDED_RHEL
-    more = _ADDED[name]
-    if name == "suse" and (cpus := config.own("KDUMP_CPUS")) != "0":
-        more += f" nr_cpus={cpus}"
-    kept = [word for word in split_options(running) if word.partition("=")[0] not in dropped]
-    if name == "rhel":
-        kept = [word for word in kept if not re.match(r"[\w.]*iscsi", word)]
-    if name != "debian" and (apic := _boot_apic(config.system)) is not None:
-        more += f" disable_cpu_apicid={apic}"
-    return " ".join([*kept, *more.split(), *added.split()])
-
-
-def _boot_apic(system: System) -> int | None:
-    """x86 cannot start the boot CPU a second time when another one has crashed."""
-    for line in (system.fact("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("initial apicid"):
-            number = line.rpartition(":")[2].strip()
-            return int(number) if number.isdigit() else None
-    return None
-
-
 def image(config: Config, *, kernel: str = "", initrd: str = "", append: str = "") -> Image:
     """Which kernel and initial RAM disk would be loaded, and how they are started."""
     system = config.system
@@ -82,51 +29,27 @@ def image(config: Config, *, kernel: str = "", initrd: str = "", append: str = "
     running = system.cmdline
     if running is None:
         raise Refused("/proc/cmdline cannot be read: is /proc mounted?")
-    kernel = kernel or _kernel(config, release)
+    dialect = config.dialect
+    kernel = kernel or _found(system, [*dialect.kernels(config, release or "")])
     if not system.path(kernel).is_file():
         raise Refused(f"{system.shown(kernel)}: there is no such kernel")
-    disk = initrd or _initrd(config, release)
-    if disk and not system.path(disk).is_file():
-        raise Refused(f"{system.shown(disk)}: there is no such initial RAM disk")
+    disk = initrd or dialect.initrd(config, release or "")
     if disk is None:
         raise Refused(
             "the capture kernel's initial RAM disk is not built yet:"
-            f" {BUILDERS[config.dialect.name]} builds it, or give --initrd"
+            f" {dialect.builder} builds it, or give --initrd"
         )
-    line = command_line(config, running)
-    return Image(kernel, disk, f"{line} {append}".strip())
+    if not system.path(disk).is_file():
+        raise Refused(f"{system.shown(disk)}: there is no such initial RAM disk")
+    return Image(kernel, disk, joined(dialect.command_line(config, running), append))
 
 
-BUILDERS = {
-    "suse": "mkdumprd",
-    "rhel": "kdumpctl rebuild",
-    "debian": "kdump-config symlinks VERSION",
-}
-
-
-def _kernel(config: Config, release: str | None) -> str:
-    system = config.system
-    if config.dialect.name == "debian" and (name := config.own("KDUMP_KERNEL")):
-        return name
-    if config.dialect.name != "debian":
-        version = config.own("KDUMP_KERNELVER")
-        if version.startswith("/"):
-            return version
-        if not version and system.exists("/var/lib/kdump/kernel"):
-            return "/var/lib/kdump/kernel"
-        release = version or release
-    for stem in ("vmlinuz", "Image", "image", "vmlinux"):
-        for name in (f"/boot/{stem}-{release}", f"/lib/modules/{release}/{stem}"):
-            if system.path(name).is_file():
-                return name
-    raise Refused(f"no kernel {release} in {system.shown('/boot')}: give --kernel")
-
-
-def _initrd(config: Config, release: str | None) -> str | None:
-    if config.dialect.name == "debian" and (name := config.own("KDUMP_INITRD")):
-        return name
-    version = "" if config.dialect.name == "debian" else config.own("KDUMP_KERNELVER")
-    return capture_initrd(config.system, version or release or "")
+def _found(system: System, names: list[str]) -> str:
+    found = next((name for name in names if system.path(name).is_file()), None)
+    if found is None and len(names) > 1:
+        release = names[-1].split("/")[-2]
+        raise Refused(f"no kernel {release} in {system.shown('/boot')}: give --kernel")
+    return found or names[0]
 
 
 def method(system: System, options: list[str]) -> list[str]:
@@ -139,6 +62,8 @@ def method(system: System, options: list[str]) -> list[str]:
 def load(config: Config, *, kernel: str = "", initrd: str = "", append: str = "") -> Plan:
     """Load the capture kernel, in place of one that is loaded."""
     system = config.system
+    if config.yes("fadump"):
+        return _register(config)
     ready(system)
     if not system.reserved_bytes:
         raise Refused(
@@ -157,9 +82,39 @@ def load(config: Config, *, kernel: str = "", initrd: str = "", append: str = ""
     argv += [f"--command-line={chosen.cmdline}"]
     argv += [f"--initrd={chosen.initrd}"] if chosen.initrd else []
     commands: list[tuple[str, ...]] = [(*argv, chosen.kernel)]
+    if config.yes("resize"):
+        commands.insert(0, ("kdumptool", "calibrate", "--shrink"))
     if config.dialect.name != "rhel" and system.number("/proc/sys/kernel/panic_on_oops") == 0:
         commands.append(("sysctl", "-q", "-w", "kernel.panic_on_oops=1"))
     return Plan(commands=commands, checks=[_expect(True)])
+
+
+FADUMP = "/sys/kernel/fadump"
+
+
+def _register(config: Config) -> Plan:
+    """POWER's firmware keeps the memory of a crash: it is told, no kernel is loaded."""
+    system = config.system
+    if system.number(f"{FADUMP}/enabled") != 1:
+        raise Refused(
+            "fadump=yes, and this kernel has none: only POWER started with fadump=on has it"
+        )
+    cpus = config.own("KDUMP_CPUS")
+    options = joined(
+        f"nr_cpus={cpus}" if cpus != "0" else "", config.own("FADUMP_COMMANDLINE_APPEND")
+    )
+    facts = {"bootargs_append": options, "registered": "1"}
+    commands = [
+        ("sh", "-c", f"echo {shlex.quote(text)} > {FADUMP}/{name}")
+        for name, text in facts.items()
+        if system.exists(f"{FADUMP}/{name}")
+    ]
+    return Plan(commands=commands, checks=[_registered])
+
+
+def _registered(system: System) -> None:
+    if system.number(f"{FADUMP}/registered") != 1:
+        raise Refused("the firmware was told, yet no dump is registered: see the kernel's messages")
 
 
 def unload(system: System) -> Plan:

@@ -113,6 +113,13 @@ def options(value: str) -> str:
     return value
 
 
+def collector(value: str) -> str:
+    for word in text(value).split():
+        if re.fullmatch(r"-[clpzE]|-d[\d,]*", word):
+            raise Refused(f"{word}: that is what level= and format= are for")
+    return " ".join(value.split())
+
+
 def target(value: str) -> str:
     """As it was given: kdump's own readers know no other spelling of it."""
     if re.search(r"\s", text(value)):

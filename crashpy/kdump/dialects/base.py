@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crashpy.kdump.keys import KEYS
 from crashpy.kdump.plan import Mail, SavePlan
-from crashpy.kdump.system import Refused
+from crashpy.kdump.size import capture_initrd
+from crashpy.kdump.system import Refused, System, split_options
 from crashpy.kdump.urls import Url, parse
 from crashpy.kdump.values import Check, boolean, text
 
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
 
 OWN = "/etc/crashpy.conf"
 # What our own saving and telling do wherever the distribution's own tools cannot.
-BEYOND = ("keep", "free", "smtp-server", "smtp-user", "smtp-password", "mail-to", "mail-cc")
+BEYOND = (
+    "keep",
+    "free",
+    "copy-kernel",
+    "smtp-server",
+    "smtp-user",
+    "smtp-password",
+    "mail-to",
+    "mail-cc",
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,28 @@ class Dialect:
             return value in self.limited[key]
         return key in self.simple or hasattr(self, f"set_{key}")
 
+    # The capture kernel.
+
+    builder: str  # what makes its initial RAM disk
+    dropped = ""  # options that it must not inherit: it would look for what is not there for it
+
+    def command_line(self, config: Config, running: str) -> str:
+        """The capture kernel's options, composed of the running one's as the distribution does."""
+        raise NotImplementedError
+
+    def inherited(self, running: str, dropped: str = "") -> list[str]:
+        names = set(f"{self.dropped} {dropped}".split())
+        words = split_options(running)
+        return [w for w in words if w.partition("=")[0] not in names and w not in names]
+
+    def kernels(self, config: Config, release: str) -> Iterator[str]:  # noqa: ARG002
+        """Where the capture kernel may be, the best first; one alone, if it is named."""
+        for stem in ("vmlinuz", "Image", "image", "vmlinux"):
+            yield from (f"/boot/{stem}-{release}", f"/lib/modules/{release}/{stem}")
+
+    def initrd(self, config: Config, release: str) -> str | None:
+        return capture_initrd(config.system, release)
+
     # What becomes of a dump.
 
     def save_plan(self, config: Config) -> SavePlan:
@@ -133,6 +165,10 @@ class Dialect:
             keep=None if kept == "all" else int(kept),
             free_bytes=amount("free", "0") << 20,
             dmesg=word("dmesg", "yes") == "yes",
+            copy_kernel=boolean(word("copy-kernel", "no")) == "yes",
+            options=tuple(word("makedumpfile").split()),
+            transfer=word("transfer"),
+            verbose=amount("verbose", "0"),
             host_tag=word("host-tag", "hostname"),
             ssh_keys=tuple(word("ssh-key").split()),
             host_key=word("host-key"),
@@ -147,3 +183,17 @@ class Dialect:
     def device(self, config: Config, target: str) -> tuple[str, Url]:  # noqa: ARG002
         """What must be mounted first, and where the dump goes then."""
         return "", parse(target)
+
+
+def joined(*parts: str) -> str:
+    """Options one behind the other; blanks inside one of them stay."""
+    return " ".join(part.strip() for part in parts if part.strip())
+
+
+def cpu_fact(system: System, name: str) -> str | None:
+    """A number of the first CPU in /proc/cpuinfo."""
+    for line in (system.fact("/proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None

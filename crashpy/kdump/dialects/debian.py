@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crashpy.kdump.dialects.base import Unable, Value, Variable
+from crashpy.kdump.dialects.base import Unable, Value, Variable, joined
 from crashpy.kdump.dialects.makedumpfile import Collector, Makedumpfile
 from crashpy.kdump.plan import SavePlan
 from crashpy.kdump.system import Refused
@@ -153,6 +154,24 @@ class Debian(Makedumpfile):
 
     def set_dmesg(self, config: Config, value: str) -> None:
         config.set_native("KDUMP_DUMP_DMESG", {"yes": "1", "no": "0"}.get(value, ""))
+
+    # The capture kernel, as kdump-config starts it.
+
+    builder = "kdump-config symlinks VERSION"
+    dropped = "crashkernel hugepages hugepagesz abm"
+
+    def command_line(self, config: Config, running: str) -> str:
+        line = config.own("KDUMP_CMDLINE") or joined(*self.inherited(running))
+        return joined(line, config.own("KDUMP_CMDLINE_APPEND"))
+
+    def kernels(self, config: Config, release: str) -> Iterator[str]:
+        if name := config.own("KDUMP_KERNEL"):
+            yield name
+            return
+        yield from super().kernels(config, release)
+
+    def initrd(self, config: Config, release: str) -> str | None:
+        return config.own("KDUMP_INITRD") or super().initrd(config, release)
 
     def save_plan(self, config: Config) -> SavePlan:
         wanted = super().save_plan(config)

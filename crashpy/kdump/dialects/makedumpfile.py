@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crashpy.kdump.dialects.base import Dialect, Unable, Value
-from crashpy.kdump.plan import SavePlan
 from crashpy.kdump.system import Refused
 
 if TYPE_CHECKING:
@@ -106,6 +104,17 @@ class Makedumpfile(Dialect):
             raise Unable("format", value)
         self._set(config, Collector.with_format(self.words(config), value or default))
 
+    def get_makedumpfile(self, config: Config) -> Value:
+        value = self._of(config, lambda words: " ".join(Collector.others(words)))
+        return Value("", value.origin) if self.get_format(config).value == "raw" else value
+
+    def set_makedumpfile(self, config: Config, value: str) -> None:
+        words = self.words(config)
+        more = value.split() or Collector.others(self.variables[self.collector].default.split())
+        head = [w for w in words if w in ("makedumpfile", "-F", *Collector.FLAGS.values())]
+        level = [w for at, w in enumerate(words) if w.startswith("-d") or words[at - 1] == "-d"]
+        self._set(config, [*head, *more, *level])
+
     def _set(self, config: Config, words: list[str]) -> None:
         if words and not words[0].startswith("-") and words[0] != "makedumpfile":
             raise Refused(f"{self.collector} runs {words[0]}, not makedumpfile: change that first")
@@ -127,10 +136,3 @@ class Makedumpfile(Dialect):
             words.append(f"nr_cpus={value or '1'}")
         if sorted(words) != sorted(old.split()):
             config.set_native(self.append, " ".join(words))
-
-    def save_plan(self, config: Config) -> SavePlan:
-        wanted = super().save_plan(config)
-        words = self.words(config)
-        if wanted.format == "raw":
-            return wanted
-        return replace(wanted, options=Collector.others(words))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crashpy.kdump.dialects.base import Value, Variable
+from crashpy.kdump.dialects.base import Value, Variable, cpu_fact, joined
 from crashpy.kdump.dialects.makedumpfile import Collector, Makedumpfile
 from crashpy.kdump.plan import SavePlan
-from crashpy.kdump.system import Refused
+from crashpy.kdump.system import Refused, System
 from crashpy.kdump.urls import Url, parse
 from crashpy.kdump.values import absolute, number, one_of, options
 
@@ -161,6 +162,73 @@ class Rhel(Makedumpfile):
             place, _, path = rest.partition(" ")
             return f"{kind} {place}", Url("file", path or "/")
         return super().device(config, target)
+
+    # The capture kernel, as kdumpctl starts it.
+
+    builder = "kdumpctl rebuild"
+    dropped = (
+        "crashkernel panic_on_warn root rd.lvm.lv rd.luks.uuid rd.dm.uuid rd.md.uuid fcoe netroot"
+        " rd.iscsi.initiator iscsi_initiator"
+    )
+    # What kdumpctl's package has in its file, where ours does not say it.
+    removed = "hugepages hugepagesz slub_debug quiet log_buf_len swiotlb hugetlb_cma cma"
+    added = (
+        "irqpoll nr_cpus=1 reset_devices cgroup_disable=memory numa=off udev.children-max=2"
+        " panic=10 transparent_hugepage=never novmcoredd hugetlb_cma=0 cma=0"
+        " kfence.sample_interval=0 initramfs_options=size=90%"
+    )
+    added_x86 = "mce=off acpi_no_memhotplug nokaslr hest_disable pcie_ports=compat"
+
+    def command_line(self, config: Config, running: str) -> str:
+        system = config.system
+        removed = self._option(config, "KDUMP_COMMANDLINE_REMOVE", self.removed)
+        more = joined(self.added, self.added_x86 if system.machine == "x86_64" else "")
+        apic = cpu_fact(system, "apicid")
+        words = self.inherited(config.own("KDUMP_COMMANDLINE") or running, removed)
+        return joined(
+            *(word for word in words if not word.endswith("=")),
+            self._option(config, "KDUMP_COMMANDLINE_APPEND", more),
+            f"disable_cpu_apicid={apic}" if apic else "",
+            *self._watchdogs(system),
+            "rd.systemd.gpt_auto=no",
+        )
+
+    @staticmethod
+    def _option(config: Config, name: str, absent: str) -> str:
+        """A value of the loader's file, which may be empty on purpose."""
+        there = config.documents[1].get(name) is not None
+        return config.own(name) if there else absent
+
+    @staticmethod
+    def _watchdogs(system: System) -> Iterator[str]:
+        """A watchdog must not panic the kernel that saves."""
+        for name in system.names("/sys/class/watchdog", "*"):
+            module = system.path(f"{name}/device/driver/module")
+            if module.is_dir():
+                yield f"{module.name}.pretimeout=0"
+                if module.name == "hpwdt":
+                    yield "hpwdt.kdumptimeout=0"
+
+    def kernels(self, config: Config, release: str) -> Iterator[str]:
+        version = config.own("KDUMP_KERNELVER")
+        if version.startswith("/"):
+            yield version
+            return
+        version = version or release
+        image = f"{config.own('KDUMP_IMG')}-{version}{config.own('KDUMP_IMG_EXT')}"
+        machine = (config.system.fact("/etc/machine-id") or "").strip()
+        for folder in config.own("KDUMP_BOOTDIR").split() or ("/boot", "/boot/efi", "/efi"):
+            yield f"{folder}/{image}"
+            yield f"{folder}/{machine}/{version}/{config.own('KDUMP_IMG')}"
+        yield from super().kernels(config, version)
+
+    def initrd(self, config: Config, release: str) -> str | None:
+        version = config.own("KDUMP_KERNELVER") or release
+        for folder in config.own("KDUMP_BOOTDIR").split():
+            name = f"{folder}/initramfs-{version}kdump.img"
+            if config.system.exists(name):
+                return name
+        return super().initrd(config, version)
 
     def save_plan(self, config: Config) -> SavePlan:
         wait = 600  # kdump.sh gives the network ten minutes

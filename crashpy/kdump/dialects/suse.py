@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from crashpy.kdump.dialects.base import Dialect, Unable, Value, Variable
-from crashpy.kdump.plan import SavePlan
-from crashpy.kdump.system import Refused
+from crashpy.kdump.dialects.base import Dialect, Unable, Value, Variable, cpu_fact, joined
+from crashpy.kdump.system import Refused, split_options
 from crashpy.kdump.values import boolean, mail, network, number, one_of, options, server
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Suse(Dialect):
             Variable("KDUMP_REQUIRED_PROGRAMS"),
             Variable("KDUMP_PRESCRIPT"),
             Variable("KDUMP_POSTSCRIPT"),
-            Variable("KDUMP_COPY_KERNEL", "", boolean),
+            Variable("KDUMP_COPY_KERNEL", "no", boolean),
             Variable("KDUMPTOOL_FLAGS"),
             Variable("KDUMP_NETCONFIG", "auto", network),
             Variable("KDUMP_NET_TIMEOUT", "30", number(0)),
@@ -64,6 +63,12 @@ class Suse(Dialect):
             Variable("KDUMP_AUTO_RESIZE", "false", boolean),
             Variable("KDUMP_FADUMP", "false", boolean),
             Variable("KDUMP_FADUMP_SHELL", "false", boolean),
+            Variable(
+                "FADUMP_COMMANDLINE_APPEND",
+                "numa=off cgroup_disable=memory cma=0 kvm_cma_resv_ratio=0 hugetlb_cma=0"
+                " transparent_hugepage=never novmcoredd udev.children-max=2",
+                options,
+            ),
         )
     }
     simple = {  # noqa: RUF012
@@ -88,6 +93,11 @@ class Suse(Dialect):
         "after": "KDUMP_POSTSCRIPT",
         "programs": "KDUMP_REQUIRED_PROGRAMS",
         "fadump": "KDUMP_FADUMP",
+        "copy-kernel": "KDUMP_COPY_KERNEL",
+        "makedumpfile": "MAKEDUMPFILE_OPTIONS",
+        "transfer": "KDUMP_TRANSFER",
+        "verbose": "KDUMP_VERBOSE",
+        "resize": "KDUMP_AUTO_RESIZE",
     }
     formats = {  # noqa: RUF012
         "log": "none",
@@ -158,11 +168,45 @@ class Suse(Dialect):
         answer = "yes" if value == "reboot" else "no"
         config.set_native(name, config.like(name, answer) if value else "")
 
-    def save_plan(self, config: Config) -> SavePlan:
-        return replace(
-            super().save_plan(config),
-            options=tuple(config.own("MAKEDUMPFILE_OPTIONS").split()),
-            copy_kernel=boolean(config.own("KDUMP_COPY_KERNEL") or "no") == "yes",
-            transfer=config.own("KDUMP_TRANSFER"),
-            verbose=int(number(0, 31)(config.own("KDUMP_VERBOSE"))),
+    # The capture kernel, as load.sh starts it.
+
+    builder = "mkdumprd"
+    dropped = (
+        "root resume crashkernel splash mem BOOT_IMAGE showopts zfcp.allow_lun_scan hugepages"
+        " acpi_no_memhotplug cgroup_disable unknown_nmi_panic rd.udev.children-max"
+    )
+
+    def command_line(self, config: Config, running: str) -> str:
+        line = config.own("KDUMP_COMMANDLINE") or self._composed(config, running)
+        line = joined(line, config.own("KDUMP_COMMANDLINE_APPEND"))
+        panics = any(word.partition("=")[0] == "panic" for word in split_options(line))
+        return line if panics else joined(line, "panic=1")
+
+    def _composed(self, config: Config, running: str) -> str:
+        machine = config.system.machine
+        x86 = machine == "x86_64" or re.fullmatch("i.86", machine)
+        debug = int(config.own("KDUMP_VERBOSE")) & 8
+        dropped = ("notsc console=hvc0" if x86 else "") + (" quiet" if debug else "")
+        cpus = "1" if config.system.exists("/proc/xen") else config.own("KDUMP_CPUS")
+        apic = cpu_fact(config.system, "initial apicid") if x86 else None
+        return joined(
+            *self.inherited(running, dropped),
+            "sysrq=yes reset_devices acpi_no_memhotplug cgroup_disable=memory nokaslr numa=off",
+            "irqpoll",
+            f"nr_cpus={cpus}" if cpus != "0" else "",
+            "root=kdump rootflags=bind rd.udev.children-max=8",
+            f"disable_cpu_apicid={apic}" if apic else "",
+            "zfcp.allow_lun_scan=0" if machine.startswith("s390") else "",
         )
+
+    def kernels(self, config: Config, release: str) -> Iterator[str]:
+        version = config.own("KDUMP_KERNELVER")
+        if version.startswith("/"):
+            yield version
+            return
+        if not version:
+            yield "/var/lib/kdump/kernel"
+        yield from super().kernels(config, version or release)
+
+    def initrd(self, config: Config, release: str) -> str | None:
+        return super().initrd(config, config.own("KDUMP_KERNELVER") or release)
