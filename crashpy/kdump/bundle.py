@@ -29,10 +29,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 
 from crashpy.command import CommandError
-from crashpy.kdump.inventory import complaining, megabytes, printable
+from crashpy.kdump.inventory import megabytes, printable
 from crashpy.kdump.layouts import folder_name
 from crashpy.kdump.parts import Contents, Part, collect
 from crashpy.opening.options import OpenOptions
+from crashpy.save import told
 
 if TYPE_CHECKING:
     from crashpy.kdump.targets import Target
@@ -382,7 +383,10 @@ def _archive_digests(archive: Path) -> tuple[bytes | None, Digests]:
 def main(words: Sequence[str]) -> int:
     """`crashpy save bundle`: 0 when all was found, 1 when a part is missing or it failed."""
     asked = _parser().parse_args(words)
-    return complaining("bundle", lambda: _check(asked) if asked.check else _bundle(asked))
+    failed = 0
+    with told("save bundle") as complaints:
+        failed = _check(asked) if asked.check else _bundle(asked)
+    return 1 if complaints or failed else 0
 
 
 def _check(asked: argparse.Namespace) -> int:

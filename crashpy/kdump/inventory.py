@@ -17,16 +17,18 @@ from crashpy.command import CommandError, to_json
 from crashpy.kdump import report
 from crashpy.kdump.config import Config
 from crashpy.kdump.layouts import NOTIFIED, FolderName, folder_name, kind
+from crashpy.kdump.logins import add_options, login_of
 from crashpy.kdump.plan import SavePlan, hide, save_plan
 from crashpy.kdump.system import System
-from crashpy.kdump.targets import Entry, Login, Target, open_target
+from crashpy.kdump.targets import Entry, Target, open_target
 from crashpy.kdump.urls import parse
+from crashpy.save import told
 from crashpy.vmcore.files import FLATTENED, first_bytes
 from crashpy.vmcore.kdump import INCOMPLETE, SIGNATURE
 from crashpy.vmcore.recognise import ELF_INCOMPLETE, parse_vmcoreinfo
 
 MOST_FOLDERS = 20000  # looked into below one place
-DEEPEST = 4  # HOST/var/crash/2026-11-24-02-39
+DEEPEST = 4  # folders inside each other: HOST/var/crash/2026-11-24-02-39
 HEAD = 1 << 16  # bytes at the start of a dump, in which its VMCOREINFO is
 TAIL = 1 << 17  # bytes at the end of a log, in which the panic is
 END_OF_FLATTENED = b"\xff" * 16
@@ -75,7 +77,11 @@ class SavedDump:
 
 
 def dumps_below(
-    place: Target, *, details: bool = True, warn: Callable[[str], None] = lambda _: None
+    place: Target,
+    *,
+    details: bool = True,
+    depth: int = DEEPEST,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> list[SavedDump]:
     """Every dump below a place, the oldest first.
 
@@ -92,7 +98,7 @@ def dumps_below(
             continue
         for entry in entries:
             path = _join(folder, entry.name)
-            if not entry.folder or entry.name.startswith(".") or path.count("/") >= DEEPEST:
+            if not entry.folder or entry.name.startswith(".") or path.count("/") >= depth:
                 continue
             looked += 1
             if looked > MOST_FOLDERS:
@@ -386,17 +392,18 @@ def list_main(words: Sequence[str]) -> int:
     parser = _parser("list", "the dumps below a folder or a URL, the oldest first")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     asked = parser.parse_args(words)
-    return complaining("list", lambda: _list(asked))
+    with told("save list") as complaints:
+        _list(asked)
+    return 1 if complaints else 0
 
 
-def _list(asked: argparse.Namespace) -> int:
-    with open_place(asked.place) as place:
+def _list(asked: argparse.Namespace) -> None:
+    with open_place(asked) as place:
         dumps = dumps_below(place, warn=lambda sentence: complain("list", sentence))
     if asked.json:
         _say(to_json(dump) for dump in dumps)
     else:
         _say(table(dumps) if dumps else [f"{place.url}: no dump there"])
-    return 0
 
 
 def prune_main(words: Sequence[str]) -> int:
@@ -408,7 +415,10 @@ def prune_main(words: Sequence[str]) -> int:
     add("--dry-run", action="store_true", help="show what would be deleted")
     add("--yes", action="store_true", help="do not ask")
     asked = parser.parse_args(words)
-    return complaining("prune", lambda: _prune(asked))
+    failed = 0
+    with told("save prune") as complaints:
+        failed = _prune(asked)
+    return 1 if complaints or failed else 0
 
 
 def _prune(asked: argparse.Namespace) -> int:
@@ -418,7 +428,7 @@ def _prune(asked: argparse.Namespace) -> int:
         keep, free = plan.keep, plan.free_bytes
     if not (keep or free):
         raise CommandError("say how many stay, --keep N, or how much shall be free, --free MIB")
-    with open_place(asked.place) as place:
+    with open_place(asked) as place:
         dumps = dumps_below(place, warn=lambda sentence: complain("prune", sentence))
         going = too_many(dumps, keep) if keep else []
         if free:
@@ -483,11 +493,22 @@ def _refuse_mounts(place: Target, folder: str) -> None:
 # What the verbs share
 
 
-def open_place(text: str | None, login: Login | None = None) -> Target:
+def open_place(asked: argparse.Namespace) -> Target:
     """A folder or a URL; without one, where this machine saves its dumps."""
+    text: str | None = asked.place
     if text is None:
-        return open_target(_own_plan().target, login)
-    return open_target(parse(text if "://" in text else str(Path(text).absolute())), login)
+        url = _own_plan().target
+    else:
+        url = parse(text if "://" in text else str(Path(text).absolute()))
+    return open_target(url, login_of(asked))
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """What open_place() asks for."""
+    parser.add_argument(
+        "place", nargs="?", metavar="DIR|URL", help="default: where this machine saves its dumps"
+    )
+    add_options(parser)
 
 
 def _own_plan() -> SavePlan:
@@ -499,10 +520,9 @@ def _own_plan() -> SavePlan:
 
 
 def _parser(verb: str, about: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"crashpy save {verb}", description=about)
-    parser.add_argument(
-        "place", nargs="?", metavar="DIR|URL", help="default: where this machine saves its dumps"
-    )
+    usage = f"crashpy save {verb} [OPTION]... [DIR|URL]"
+    parser = argparse.ArgumentParser(f"crashpy save {verb}", usage=usage, description=about)
+    add_place(parser)
     return parser
 
 
@@ -512,24 +532,9 @@ def _at_least_one(word: str) -> int:
     return int(word)
 
 
-def complaining(verb: str, act: Callable[[], int]) -> int:
-    """Run a verb; what goes wrong is one sentence on standard error, and status 1."""
-    try:
-        return act()
-    except CommandError as error:
-        complain(verb, hide(str(error)))
-    except BrokenPipeError:
-        raise  # whoever read our words has enough: the program's affair
-    except OSError as error:
-        complain(verb, f"{error.filename or ''}: {error.strerror}".removeprefix(": "))
-    except (KeyboardInterrupt, EOFError):
-        complain(verb, "interrupted")
-    return 1
-
-
 def complain(verb: str, sentence: str) -> None:
     sys.stdout.flush()
-    sys.stderr.write(f"crashpy save {verb}: {printable(sentence)}\n")
+    sys.stderr.write(f"crashpy save {verb}: {printable(hide(sentence))}\n")
 
 
 def _say(lines: Iterable[str]) -> None:
@@ -539,4 +544,7 @@ def _say(lines: Iterable[str]) -> None:
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise CommandError("there is nobody to ask: give --yes, or --dry-run")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

@@ -29,8 +29,8 @@ from crashpy.kdump import report
 from crashpy.kdump.config import Config
 from crashpy.kdump.inventory import (
     SavedDump,
+    add_place,
     complain,
-    complaining,
     dumps_below,
     open_place,
     printable,
@@ -41,6 +41,7 @@ from crashpy.kdump.plan import Mail, save_plan
 from crashpy.kdump.system import System
 from crashpy.kdump.targets import Target, reason
 from crashpy.kdump.values import mail as checked_address
+from crashpy.save import told
 
 PASSWORD = "CRASHPY_SMTP_PASSWORD"  # in the environment
 PATIENCE_SECONDS = 30  # for an answer of the mail server
@@ -322,13 +323,16 @@ def alone(place: Target) -> Iterator[None]:
 def main(words: Sequence[str]) -> int:
     """`crashpy save notify`: 0 when all was told, 1 when somebody could not be."""
     asked = _parser().parse_args(words)
-    return complaining("notify", lambda: _notify(asked))
+    failed = 0
+    with told("save notify") as complaints:
+        failed = _notify(asked)
+    return 1 if complaints or failed else 0
 
 
 def _notify(asked: argparse.Namespace) -> int:
     letterbox = letterbox_of(asked)
     failed = 0
-    with open_place(asked.place) as place, alone(place):
+    with open_place(asked) as place, alone(place):
         dumps = untold(place, dumps_below(place), again=asked.again)
         if asked.dry_run:
             for dump in dumps:
@@ -367,7 +371,7 @@ def letterbox_of(asked: argparse.Namespace) -> Letterbox:
     for address in (*to, *cc, *([asked.sender] if asked.sender else [])):
         checked_address(address)
     host, port = _place(asked.server or own.server or "localhost")
-    tls = asked.tls or ("implicit" if port == TLS_PORT else "auto")
+    tls = asked.smtp_tls or ("implicit" if port == TLS_PORT else "auto")
     user = asked.user or ("" if asked.server else own.user)
     if user and tls == "none":
         raise CommandError("a password is not sent without TLS")
@@ -406,13 +410,14 @@ def _password(asked: argparse.Namespace, own: Mail) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "crashpy save notify",
+        usage="crashpy save notify [OPTION]... [DIR|URL]",
         description="send a mail about every saved dump that nobody was told about: its"
         " README.txt, the stack of the task that panicked, the end of its log",
         epilog=f"What no option says is taken from the configuration of kdump; a password from"
         f" --password-file, ${PASSWORD}, or there.",
     )
+    add_place(parser)
     add = parser.add_argument
-    add("place", nargs="?", metavar="DIR|URL", help="default: where this machine saves its dumps")
     add("--server", metavar="HOST[:PORT]", help="the mail server")
     add("--user", metavar="NAME", help="log in as NAME; only through TLS")
     add("--password-file", metavar="FILE", help="its first line is the password")
@@ -420,7 +425,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cc", action="append", metavar="ADDRESS", help="who else is")
     add("--from", dest="sender", metavar="ADDRESS", help="default: root of this machine")
     add(
-        "--tls", choices=("auto", "required", "implicit", "none"),
+        "--smtp-tls", choices=("auto", "required", "implicit", "none"),
         help="auto: STARTTLS where it is offered; implicit: from the start, as on port 465",
     )  # fmt: skip
     add("--ca-file", metavar="FILE", help="certificates to trust, beside none of the system's")
