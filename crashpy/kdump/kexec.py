@@ -104,7 +104,7 @@ def _register(config: Config) -> Plan:
         f"nr_cpus={cpus}" if cpus != "0" else "", config.own("FADUMP_COMMANDLINE_APPEND")
     )
     facts = {"bootargs_append": options, "registered": "1"}
-    commands = [
+    commands: list[tuple[str, ...]] = [
         ("sh", "-c", f"echo {shlex.quote(text)} > {FADUMP}/{name}")
         for name, text in facts.items()
         if system.exists(f"{FADUMP}/{name}")
