@@ -1,30 +1,32 @@
 """How the pages of a kdump-compressed file are packed: zlib, lzo, snappy, zstd, or not.
 
-Pages are packed each by itself, many of them in one call where the library can.
+Each page is packed by itself, a batch of them in one go: in C where the library can.
 """
 
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import functools
-import itertools
 import threading
 import zlib
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from crashpy.command import CommandError
+from crashpy.vmcore.unpack import FLAGS, liblzo2
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# page_desc.flags, and header.status, of each packing.
-FLAGS = {"none": 0, "zlib": 1, "lzo": 2, "snappy": 4, "zstd": 0x20}
+    Pages = NDArray[np.uint8]  # a row for each page
+    Rows = NDArray[np.intp]  # which of them
+
+T = TypeVar("T")
 
 LZO_WORK = 1 << 17  # bytes of LZO1X_1_MEM_COMPRESS on 64-bit machines
 
@@ -33,102 +35,97 @@ LZO_WORK = 1 << 17  # bytes of LZO1X_1_MEM_COMPRESS on 64-bit machines
 class Packed:
     """A batch of pages, packed; those that did not shrink are as they were."""
 
-    parts: Sequence[Any]  # a buffer for each page
+    data: bytes | memoryview  # one behind the other
     sizes: NDArray[np.int64]
     flags: NDArray[np.uint32]  # page_desc.flags of each
 
 
+@dataclass(frozen=True)
 class Codec:
-    """Packs pages, `threads` at a time."""
+    """Packs batches of pages, `threads` of them at a time."""
 
-    def __init__(self, name: str, pack: Callable[[memoryview], bytes], threads: int = 1) -> None:
-        self.name, self.flag = name, FLAGS[name]
-        self._pack = pack
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+    name: str
+    batch: Callable[[Pages, Rows], Packed]
+    threads: int = 1
 
-    def pack(self, pages: NDArray[np.uint8]) -> Packed:
-        """Pack each row of `pages`."""
-        size = pages.shape[1]
-        whole = pages.reshape(-1).data
-        pieces = [whole[at : at + size] for at in range(0, len(pages) * size, size)]
-        return self._kept(pieces, self._packed(pieces), size)
+    @property
+    def flag(self) -> int:
+        return FLAGS[self.name]
 
-    def _packed(self, pieces: list[memoryview]) -> list[Any]:
-        if self._pool is None:
-            return list(map(self._pack, pieces))
-        share = max(64, -(-len(pieces) // (4 * self._threads)))
-        slices = [pieces[at : at + share] for at in range(0, len(pieces), share)]
-        done = self._pool.map(lambda part: list(map(self._pack, part)), slices)
-        return list(itertools.chain.from_iterable(done))
+    @property
+    def ahead(self) -> int:
+        """How many batches `pack_all` takes before it gives the first one back."""
+        return self.threads + 2 if self.threads > 1 else 1
 
-    def _kept(self, pieces: list[memoryview], parts: list[Any], size: int) -> Packed:
-        sizes = np.fromiter(map(len, parts), np.int64, len(parts))
-        flags = np.full(len(parts), self.flag, np.uint32)
-        for index in np.flatnonzero(sizes >= size).tolist():
-            parts[index] = pieces[index]
-            sizes[index], flags[index] = size, 0
-        return Packed(parts, sizes, flags)
+    def pack(self, pages: Pages, rows: Rows) -> Packed:
+        if not len(rows):
+            return Packed(b"", np.empty(0, np.int64), np.empty(0, np.uint32))
+        return self.batch(pages, rows)
 
-
-class Zstd(Codec):
-    """A whole batch in one call, threads inside the library."""
-
-    def __init__(self, threads: int = 1) -> None:
-        import zstandard
-
-        super().__init__("zstd", bytes)
-        self._library = zstandard
-        self._workers = threads if threads > 1 else 0
-        self._compressor = zstandard.ZstdCompressor(
-            level=1, write_checksum=False, write_dict_id=False
-        )
-
-    def pack(self, pages: NDArray[np.uint8]) -> Packed:
-        count, size = pages.shape
-        segments = np.empty((count, 2), "<u8")
-        segments[:, 0] = np.arange(count) * size
-        segments[:, 1] = size
-        whole = pages.reshape(-1).data
-        buffer = self._library.BufferWithSegments(whole, segments.tobytes())
-        done = self._compressor.multi_compress_to_buffer(buffer, threads=self._workers)
-        parts: list[Any] = [done[index] for index in range(count)]
-        pieces = [whole[at : at + size] for at in range(0, count * size, size)]
-        return self._kept(pieces, parts, size)
+    def pack_all(
+        self, batches: Iterable[T], which: Callable[[T], tuple[Pages, Rows]]
+    ) -> Iterator[tuple[T, Packed]]:
+        """Each batch, in order, with `which` of its pages packed."""
+        if self.threads <= 1:
+            for batch in batches:
+                yield batch, self.pack(*which(batch))
+            return
+        waiting: deque[tuple[T, Future[Packed]]] = deque()
+        with ThreadPoolExecutor(self.threads) as pool:
+            for batch in batches:
+                waiting.append((batch, pool.submit(self.pack, *which(batch))))
+                if len(waiting) > self.threads:
+                    first, done = waiting.popleft()
+                    yield first, done.result()
+            for first, done in waiting:
+                yield first, done.result()
 
 
 def codec(name: str, *, threads: int = 1, exact: bool = False) -> Codec:
     """The codec of that name.
 
     `exact` asks for the bytes that makedumpfile writes; without it zlib's format is
-    made by ISA-L where that is installed, in half the time and 4 % larger. Raises
-    CommandError where a library is missing.
+    made by ISA-L where that is installed, in half the time. Raises CommandError where
+    a library is missing.
     """
     if name == "none":
-        return Codec(name, bytes)
+        return Codec(name, _stored)
     if name == "zlib":
-        return Codec(name, _zlib(exact), threads)
+        return Codec(name, _page_by_page(_zlib(exact), FLAGS[name]), threads)
     if name == "zstd":
-        return Zstd(threads)
+        return Codec(name, _zstd(exact), threads)
     if name == "lzo":
-        return Codec(name, _lzo_packer())
+        return Codec(name, _lzo(exact))
     if name == "snappy":
-        return Codec(name, _snappy().compress_raw)
+        return Codec(name, _page_by_page(_snappy(), FLAGS[name]), threads)
     raise CommandError(f"no such compression: {name} (zlib, lzo, snappy, zstd or none)")
 
 
-def decompressor(flags: int, page_size: int) -> Callable[[bytes], bytes]:
-    """How to unpack a page with these page_desc.flags. Raises CommandError for unknown ones."""
-    if flags == FLAGS["lzo"]:
-        return functools.partial(_lzo_unpacked, page_size)
-    if flags == FLAGS["snappy"]:
-        return lambda data: bytes(_snappy().decompress_raw(data))
-    if flags == FLAGS["zstd"]:
-        import zstandard
+def _stored(pages: Pages, rows: Rows) -> Packed:
+    count, size = len(rows), pages.shape[1]
+    stored = pages if count == len(pages) else pages[rows]
+    sizes, flags = np.full(count, size, np.int64), np.zeros(count, np.uint32)
+    return Packed(stored.reshape(-1).data, sizes, flags)
 
-        unpacker = zstandard.ZstdDecompressor()
-        return lambda data: unpacker.decompress(data, max_output_size=page_size)
-    raise CommandError(f"a page is packed in an unknown way (flags {flags:#x})")
+
+def _page_by_page(pack: Callable[[memoryview], Any], flag: int) -> Callable[[Pages, Rows], Packed]:
+    def batch(pages: Pages, rows: Rows) -> Packed:
+        size = pages.shape[1]
+        whole = pages.reshape(-1).data
+        pieces = (whole[at : at + size] for at in (rows * size).tolist())
+        return _joined(list(map(pack, pieces)), pages, rows, flag)
+
+    return batch
+
+
+def _joined(parts: list[Any], pages: Pages, rows: Rows, flag: int) -> Packed:
+    count, size = len(rows), pages.shape[1]
+    sizes = np.fromiter(map(len, parts), np.int64, count)
+    flags = np.full(count, flag, np.uint32)
+    for index in np.flatnonzero(sizes >= size).tolist():
+        parts[index] = pages[rows[index]].data
+        sizes[index], flags[index] = size, 0
+    return Packed(b"".join(parts), sizes, flags)
 
 
 def _zlib(exact: bool) -> Callable[[memoryview], bytes]:
@@ -142,50 +139,80 @@ def _zlib(exact: bool) -> Callable[[memoryview], bytes]:
     return functools.partial(zlib.compress, level=1)
 
 
-@functools.cache
-def _snappy() -> Any:
+def _snappy() -> Callable[[memoryview], Any]:
     try:
         from cramjam import snappy
     except ImportError:
         raise CommandError(
             "snappy needs the package cramjam: pip install 'crashpy[save]'"
         ) from None
-    return snappy
+    return snappy.compress_raw
 
 
-@functools.cache
-def _lzo() -> ctypes.CDLL:
-    path = ctypes.util.find_library("lzo2")
-    if path is None:
-        raise CommandError("lzo needs the library liblzo2 (Debian: liblzo2-2, others: lzo)")
-    library = ctypes.CDLL(path)
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    library.lzo1x_1_compress.argtypes = [pointer, size, pointer, pointer, pointer]
-    library.lzo1x_decompress_safe.argtypes = [ctypes.c_char_p, size, pointer, pointer, pointer]
-    return library
+def _zstd(exact: bool) -> Callable[[Pages, Rows], Packed]:
+    """A whole batch in one call of the library, each thread with its own context."""
+    import zstandard
 
-
-def _lzo_packer() -> Callable[[memoryview], bytes]:
-    compress = _lzo().lzo1x_1_compress
+    plain = zstandard.ZstdCompressionParameters.from_level(
+        1, write_checksum=False, write_dict_id=False
+    )
+    # Level 1's, but a hash table that stays in the cache: faster, as small.
+    quick = zstandard.ZstdCompressionParameters.from_level(
+        1, source_size=4096, hash_log=12, write_checksum=False, write_dict_id=False
+    )
     local = threading.local()
 
-    def pack(page: memoryview) -> bytes:
-        size = len(page)
-        if not hasattr(local, "out"):
-            local.out = ctypes.create_string_buffer(size + size // 16 + 67)
-            local.work = ctypes.create_string_buffer(LZO_WORK)
-            local.length = ctypes.c_size_t()
-        source = (ctypes.c_char * size).from_buffer(page)
-        compress(source, size, local.out, ctypes.byref(local.length), local.work)
-        return local.out.raw[: local.length.value]
+    def batch(pages: Pages, rows: Rows) -> Packed:
+        if not hasattr(local, "compressor"):
+            parameters = plain if exact or pages.shape[1] != 4096 else quick
+            local.compressor = zstandard.ZstdCompressor(compression_params=parameters)
+        size = pages.shape[1]
+        segments = np.empty((len(rows), 2), "<u8")
+        segments[:, 0] = rows * size
+        segments[:, 1] = size
+        source = zstandard.BufferWithSegments(pages.reshape(-1).data, segments.tobytes())
+        parts = list(local.compressor.multi_compress_to_buffer(source))
+        return _joined(parts, pages, rows, FLAGS["zstd"])
 
-    return pack
+    return batch
 
 
-def _lzo_unpacked(page_size: int, data: bytes) -> bytes:
-    out = ctypes.create_string_buffer(page_size)
-    length = ctypes.c_size_t(page_size)
-    failed = _lzo().lzo1x_decompress_safe(data, len(data), out, ctypes.byref(length), None)
-    if failed:
-        raise ValueError(f"damaged lzo data ({failed})")
-    return out.raw[: length.value]
+def _lzo(exact: bool) -> Callable[[Pages, Rows], Packed]:
+    """makedumpfile's own library where the system has it: its bytes, and 40 times the speed."""
+    if (library := liblzo2()) is not None:
+        return functools.partial(_lzo_batch, library.lzo1x_1_compress)
+    if exact:
+        raise CommandError("--exact needs the library liblzo2 (Debian: liblzo2-2, others: lzo)")
+    try:
+        from lzallright import LZOCompressor
+    except ImportError:
+        raise CommandError(
+            "lzo needs the library liblzo2 (Debian: liblzo2-2, others: lzo) or the package"
+            " lzallright: pip install 'crashpy[save]'"
+        ) from None
+    compress = LZOCompressor().compress
+    return _page_by_page(lambda page: compress(bytes(page)), FLAGS["lzo"])
+
+
+def _lzo_batch(compress: Callable[..., int], pages: Pages, rows: Rows) -> Packed:
+    """Each page packed to where the one before ends: no object is made for it."""
+    count, size = len(rows), pages.shape[1]
+    worst = size + size // 16 + 67
+    out = np.empty(count * size + worst, np.uint8)
+    work = ctypes.create_string_buffer(LZO_WORK)
+    length = ctypes.c_size_t()
+    length_at, work_at = ctypes.addressof(length), ctypes.addressof(work)
+    source, start = pages.ctypes.data, out.ctypes.data
+    target = start
+    sizes = []
+    for page in (rows * size + source).tolist():
+        compress(page, size, target, length_at, work_at)
+        packed = length.value
+        if packed >= size:
+            ctypes.memmove(target, page, size)
+            packed = size
+        sizes.append(packed)
+        target += packed
+    lengths = np.array(sizes, np.int64)
+    flags = np.where(lengths < size, FLAGS["lzo"], 0).astype(np.uint32)
+    return Packed(out.data[: target - start], lengths, flags)

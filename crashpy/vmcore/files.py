@@ -188,7 +188,7 @@ class FlattenedFile:
             plain = [records[i] for i in order]
         else:
             for record in records:
-                _overlay(plain, record)
+                overlay(plain, record)
         self.extents = plain
         self._starts = [start for start, _, _ in plain]
 
@@ -216,7 +216,7 @@ class FlattenedFile:
         return bytes(out)
 
 
-def _overlay(extents: list[tuple[int, int, int]], new: tuple[int, int, int]) -> None:
+def overlay(extents: list[tuple[int, int, int]], new: tuple[int, int, int]) -> None:
     """Put an extent over those that are there, cutting what it covers."""
     start, end, _ = new
     first = bisect.bisect_left(extents, (start, 0, 0))

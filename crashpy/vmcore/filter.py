@@ -35,7 +35,9 @@ class Level(IntFlag):
 
 SECTION_HAS_MAP = 3  # SECTION_MARKED_PRESENT | SECTION_HAS_MEM_MAP
 SECTION_MAP_MASK = ~0x3F
-CLASSES = ("free", "unaccepted", "cache", "private cache", "user", "hwpoison", "offline")
+CLASSES = (
+    *("free", "unaccepted", "cache", "private cache", "user", "hugetlb", "hwpoison", "offline"),
+)
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Filter:
         memory = self.memory
         carry = np.zeros(0, np.uint8)  # 1 where an earlier run reaches
         at = 0
-        maps = self._maps() if self._wanted else iter(())
+        maps = self.maps() if self._wanted else iter(())
         step = 1 << 16
         following = next(maps, None)
         while at < memory.max_mapnr:
@@ -135,7 +137,7 @@ class Filter:
             yield first, end, keep
             at = end
 
-    def _maps(self) -> Iterator[tuple[int, int, int]]:
+    def maps(self) -> Iterator[tuple[int, int, int]]:
         """(first pfn, end pfn, address of its struct page) of each memory section."""
         memory = self.memory
         bits, size = memory.number("SECTION_SIZE_BITS"), memory.size("mem_section")
@@ -161,7 +163,7 @@ class Filter:
                 start = (word & SECTION_MAP_MASK) + first * self._size & (1 << 64) - 1
                 yield first, min(first + pages, memory.max_mapnr), start
 
-    def _struct_pages(self, address: int, count: int) -> NDArray[np.uint8]:
+    def struct_pages(self, address: int, count: int) -> NDArray[np.uint8]:
         """Struct pages in bulk; those that the dump lacks are zero: nothing to leave out."""
         memory = self.memory
         raw = np.zeros(count * self._size, np.uint8)
@@ -184,7 +186,7 @@ class Filter:
 
     def _section(self, first: int, keep: Bits, there: Bits, address: int) -> Bits:
         """Clear what is left out of one section; 1 for each page beyond it that is, too."""
-        raw = self._struct_pages(address, len(keep))
+        raw = self.struct_pages(address, len(keep))
         drop, order = self._rules(raw.reshape(-1, self._size), first)
         starts = np.flatnonzero(drop & there.astype(bool))
         if not len(starts):
@@ -243,7 +245,8 @@ class Filter:
             leave_out("cache", which & ~private)
             leave_out("private cache", which & private)
         if level & Level.USER:
-            leave_out("user", todo & (anon | huge))
+            leave_out("user", todo & anon)
+            leave_out("hugetlb", todo & huge)
         if self._hwpoison is not None:
             leave_out("hwpoison", todo & (flags & self._hwpoison != 0))
         if self._offline is not None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from crashpy.command import CommandError
 from crashpy.vmcore.elf import PT_LOAD, Segment
-from crashpy.vmcore.files import FlattenedFile
+from crashpy.vmcore.files import FlattenedFile, overlay
 from crashpy.vmcore.kdump import DESCRIPTOR, KdumpHeader
 from crashpy.vmcore.recognise import Vmcore
+from crashpy.vmcore.unpack import unpacker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 KERNEL_MAP = 0xFFFFFFFF80000000  # x86-64's __START_KERNEL_map
 PRESENT, HUGE = 1, 0x80  # page table entry
 ADDRESS_BITS = 0x000FFFFFFFFFF000
+
+
+def page_desc(order: str) -> np.dtype[np.void]:
+    """A page's descriptor, as it lies in a file of that byte order."""
+    fields = {"offset": "i8", "size": "u4", "flags": "u4", "page_flags": "u8"}
+    return np.dtype([(name, order + form) for name, form in fields.items()])
 
 
 class Unmapped(LookupError):
@@ -144,40 +151,34 @@ class ElfMemory(Memory):
     def __init__(self, vmcore: Vmcore) -> None:
         super().__init__(vmcore)
         self.page_size = int(self.info.get("PAGESIZE", "4096"))
-        size = self.page_size
         self.loads: list[Segment] = [s for s in vmcore.segments if s.type == PT_LOAD]
+        size = self.page_size
         self.max_mapnr = max((-(-(s.paddr + s.memsz) // size) for s in self.loads), default=0)
+        # A page that a segment covers only in part does not count (makedumpfile's default way).
+        self._memory = _Ranges(size)
+        self._content = _Ranges(size)
+        for s in self.loads:
+            self._memory.add(s.paddr // size, (s.paddr + s.memsz) // size, 0)
+            low = -(-s.paddr // size)
+            self._content.add(low, (s.paddr + s.filesz) // size, s.offset + low * size - s.paddr)
 
     def existed(self, first: int, end: int) -> Bits:
-        # A page that a segment covers only in part does not count (makedumpfile's default way).
-        found = np.zeros(end - first, np.uint8)
-        for s in self.loads:
-            start, stop = s.paddr // self.page_size, (s.paddr + s.memsz) // self.page_size
-            found[max(start - first, 0) : max(stop - first, 0)] = 1
-        return found
+        return self._memory.bits(first, end)
 
     def stored(self, first: int, end: int) -> Bits:
-        found = np.zeros(end - first, np.uint8)
-        for s in self.loads:
-            start, stop = -(-s.paddr // self.page_size), (s.paddr + s.filesz) // self.page_size
-            found[max(start - first, 0) : max(stop - first, 0)] = 1
-        return found
+        return self._content.bits(first, end)
 
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
         size = self.page_size
         good = np.ones(len(pfns), bool)
-        where = np.full(len(pfns), -1, np.int64)
-        for s in self.loads:
-            low, high = -(-s.paddr // size), (s.paddr + s.filesz) // size
-            a, b = np.searchsorted(pfns, [low, high])
-            where[a:b] = s.offset + pfns[a:b] * size - s.paddr
+        where = self._content.places(pfns)
         breaks = np.flatnonzero(np.diff(where) != size) + 1
-        starts = np.concatenate(([0], breaks))
-        ends = np.concatenate((breaks, [len(where)]))
+        starts = [0, *breaks.tolist()]
+        ends = [*starts[1:], len(where)]
         flat = out.reshape(-1)
         file = self.vmcore.file
         flattened = isinstance(file, FlattenedFile)
-        for a, b, at in zip(starts.tolist(), ends.tolist(), where[starts].tolist(), strict=True):
+        for a, b, at in zip(starts, ends, where[starts].tolist(), strict=True):
             target = flat[a * size : b * size]
             got = 0
             if at >= 0 and flattened:
@@ -186,9 +187,48 @@ class ElfMemory(Memory):
                 target[:got] = np.frombuffer(data, np.uint8)
             elif at >= 0:
                 got = _read_fully(file.fd, target, at)
-            target[got:] = 0
-            good[a + got // size : b] = False
+            if got < len(target):
+                target[got:] = 0
+                good[a + got // size : b] = False
         return good
+
+
+class _Ranges:
+    """Ranges of pfns and where each is in the file; of those that overlap the last one counts."""
+
+    def __init__(self, page_size: int) -> None:
+        self._size = page_size
+        self._extents: list[tuple[int, int, int]] = []  # in bytes: start, end, place
+
+    def add(self, first: int, end: int, place: int) -> None:
+        if first < end:
+            overlay(self._extents, (first * self._size, end * self._size, place))
+            self.__dict__.pop("_table", None)
+
+    @cached_property
+    def _table(self) -> NDArray[np.int64]:
+        """First pfn, end pfn, place less that of pfn 0; sorted, ended by one that is beyond all."""
+        beyond = 1 << 62
+        rows = [
+            (start // self._size, end // self._size, place - start)
+            for start, end, place in self._extents
+        ]
+        return np.array([*rows, (beyond, beyond, 0)], np.int64).T
+
+    def bits(self, first: int, end: int) -> Bits:
+        found = np.zeros(end - first, np.uint8)
+        starts, ends, _ = self._table
+        for index in range(int(np.searchsorted(ends, first, "right")), len(starts)):
+            if starts[index] >= end:
+                break
+            found[max(int(starts[index]) - first, 0) : int(ends[index]) - first] = 1
+        return found
+
+    def places(self, pfns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in the file each page is, -1 for those that are not there."""
+        starts, ends, shifts = self._table
+        index = np.searchsorted(ends, pfns, "right")
+        return np.where(pfns >= starts[index], pfns * self._size + shifts[index], -1)
 
 
 def _read_fully(fd: int, target: Pages, at: int) -> int:
@@ -234,6 +274,7 @@ class KdumpMemory(Memory):
             a, b = np.searchsorted(pfns, [part.first, part.end])
             if b > a:
                 good[a:b] = part.read_into(pfns[a:b], out[a:b])
+        out[~good] = 0
         return good
 
 
@@ -255,7 +296,9 @@ class _Part:
         # A file with room for one bitmap only has no separate first one.
         self._bitmaps = header.bitmap_offset, header.bitmap_offset + (half if half >= whole else 0)
         self._counts = self._rank()
-        self._decompress: dict[int, Callable[[bytes], bytes]] = {0: bytes, 1: zlib.decompress}
+        self._blocks: dict[int, tuple[NDArray[np.int64], NDArray[Any]]] = {}
+        self._description = page_desc(header.order)
+        self._data_at = header.descriptors_offset + int(self._counts[-1]) * DESCRIPTOR
 
     def bits(self, which: int, first: int, end: int) -> Bits:
         low = first // 8
@@ -275,52 +318,76 @@ class _Part:
             counts.append(int(self.bits(1, first, end).sum()) if end > first else 0)
         return np.cumsum(counts)
 
-    def _descriptors(self, pfns: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
-        """(index into pfns, offset, size, flags) of each of these that is stored."""
-        block = -1
-        span: NDArray[Any] = np.empty(0, np.uint64)
-        raw = b""
-        for index, pfn in enumerate(pfns.tolist()):
-            if pfn // self.STEP != block:
-                block = pfn // self.STEP
-                first = max(block * self.STEP, self.first)
-                bits = self.bits(1, first, min((block + 1) * self.STEP, self.end))
-                span = np.cumsum(bits) * bits  # 1, 2, 3, … for the stored ones, else 0
-                start = int(self._counts[block])
-                where = self.header.descriptors_offset + start * DESCRIPTOR
-                raw = self.file.read(where, int(bits.sum()) * DESCRIPTOR)
-                offset = first
-            rank = int(span[pfn - offset])
-            if rank and rank * DESCRIPTOR <= len(raw):
-                at, size, flags = struct.unpack_from(
-                    self.header.order + "QII", raw, (rank - 1) * DESCRIPTOR
-                )
-                yield index, at, size, flags
+    def _block(self, number: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Of STEP pfns: their ranks (1, 2, ... for the stored ones, else 0), the descriptors."""
+        if number not in self._blocks:
+            first = number * self.STEP
+            bits = self.bits(1, first, first + self.STEP)
+            bits[: max(self.first - first, 0)] = 0
+            bits[max(self.end - first, 0) :] = 0
+            where = self.header.descriptors_offset + int(self._counts[number]) * DESCRIPTOR
+            raw = self.file.read(where, int(bits.sum()) * DESCRIPTOR)
+            table = np.frombuffer(raw[: len(raw) - len(raw) % DESCRIPTOR], self._description)
+            if len(self._blocks) > 1:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[number] = np.cumsum(bits, dtype=np.int64) * bits, table
+        return self._blocks[number]
+
+    def descriptors(self, pfns: NDArray[np.int64]) -> NDArray[Any]:
+        """A page_desc for each pfn (ascending); offset 0 for those that the file lacks."""
+        found = np.zeros(len(pfns), self._description)
+        for number in range(int(pfns[0]) // self.STEP, int(pfns[-1]) // self.STEP + 1):
+            a, b = np.searchsorted(pfns, [number * self.STEP, (number + 1) * self.STEP])
+            if a == b:
+                continue
+            ranks, table = self._block(number)
+            rank = ranks[pfns[a:b] - number * self.STEP]
+            there = (rank > 0) & (rank <= len(table))
+            found[a:b][there] = table[rank[there] - 1]
+        return found
 
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
-        page_size = self.header.block_size
-        filled = np.zeros(len(pfns), bool)
-        for index, at, size, flags in self._descriptors(pfns):
-            if not at or size > page_size:
-                continue
-            data = self.file.read(at, size)
+        """As Memory.read_into, but what is not good is left as it was."""
+        size = self.header.block_size
+        table = self.descriptors(pfns)
+        good: Flags = (table["offset"] > 0) & (table["size"] <= size)
+        shared = good & (table["offset"] == self._data_at) & (table["size"] == size)
+        shared &= table["flags"] == 0
+        if shared.sum() > 1:  # the page of zeroes that all zero pages share
+            page = self.file.read(self._data_at, size)
+            out[shared] = np.frombuffer(page.ljust(size, b"\0"), np.uint8)
+            good[shared] = len(page) == size
+        else:
+            shared[:] = False
+        rows = np.flatnonzero(good & ~shared)
+        whole = memoryview(out.reshape(-1).data)
+        data = self._spanned(table[rows])
+        places = zip(rows.tolist(), data, table["flags"][rows].tolist(), strict=True)
+        for row, piece, flags in places:
             try:
-                data = self._unpacked(data, flags & 0xFF)
+                page = piece if flags == 0 else unpacker(flags, size)(piece)
             except Exception:  # noqa: BLE001  each library raises its own
-                continue
-            if len(data) == page_size:
-                out[index] = np.frombuffer(data, np.uint8)
-                filled[index] = True
-        out[~filled] = 0
-        return filled
+                page = b""
+            if len(page) == size:
+                whole[row * size : (row + 1) * size] = page
+            else:
+                good[row] = False
+        return good
 
-    def _unpacked(self, data: bytes, flags: int) -> bytes:
-        how = self._decompress.get(flags)
-        if how is None:
-            from crashpy.vmcore.codecs import decompressor
-
-            how = self._decompress[flags] = decompressor(flags, self.header.block_size)
-        return how(data)
+    def _spanned(self, table: NDArray[Any]) -> Iterator[bytes]:
+        """The data of each descriptor: read at once where it lies together, as it does."""
+        offsets, sizes = table["offset"].astype(np.int64), table["size"].astype(np.int64)
+        if not len(offsets):
+            return
+        first = int(offsets.min())
+        end = int(offsets.max()) + self.header.block_size
+        together = end - first <= 2 * len(table) * self.header.block_size
+        span = self.file.read(first, end - first) if together else b""
+        for at, length in zip(offsets.tolist(), sizes.tolist(), strict=True):
+            if together:
+                yield span[at - first : at - first + length]
+            else:
+                yield self.file.read(at, length)
 
 
 def memory_of(files: Sequence[Vmcore]) -> Memory:

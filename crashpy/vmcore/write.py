@@ -23,7 +23,7 @@ from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE
 from crashpy.vmcore.files import FLATTENED
 from crashpy.vmcore.filter import Filter, Level
 from crashpy.vmcore.kdump import DESCRIPTOR, INCOMPLETE, SIGNATURE
-from crashpy.vmcore.memory import KdumpMemory, Memory, Unmapped
+from crashpy.vmcore.memory import KdumpMemory, Memory, Unmapped, page_desc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
 VERSION = 6  # of the kdump header
 SUB_HEADER = 104  # bytes, of a 64-bit machine
 PRSTATUS = 1  # NT_PRSTATUS
-BATCH = 1024  # pages read, packed and written at a time
-DESCRIPTION = np.dtype(
-    [("offset", "<i8"), ("size", "<u4"), ("flags", "<u4"), ("page_flags", "<u8")]
-)
+BATCH = 512  # pages read, packed and written at a time
 # So many pages left out in a row split an ELF segment; fewer are written nevertheless
 # (makedumpfile's PFN_EXCLUDED).
 LONG_HOLE = 256
@@ -266,34 +263,51 @@ def write_kdump(
         sink.write(at, bytes(size))
         at += size
     done = zeros = lost = 0
-    buffer = np.empty((BATCH, size), np.uint8)
-    for pfns in _batches(selection.pfns(first, end)):
-        pages = buffer[: len(pfns)]
-        good = memory.read_into(pfns, pages)
-        table = np.zeros(len(pfns), DESCRIPTION)
-        zero = _zero(pages) if level & Level.ZERO else np.zeros(len(pfns), bool)
-        zero &= good
-        table["offset"][zero], table["size"][zero] = data_at, size
-        stored = np.flatnonzero(good & ~zero)
-        if len(stored):
-            packed = codec.pack(pages if len(stored) == len(pages) else pages[stored])
-            ends = np.cumsum(packed.sizes)
-            table["offset"][stored] = at + ends - packed.sizes
-            table["size"][stored] = packed.sizes
-            table["flags"][stored] = packed.flags
-            sink.write(at, b"".join(packed.parts))
-            at += int(ends[-1])
+    batches = _batches(selection, first, end, buffers=codec.ahead)
+    for batch, packed in codec.pack_all(batches, lambda batch: (batch.pages, batch.rows)):
+        table = np.zeros(len(batch.good), page_desc("<"))
+        table["offset"][batch.zero], table["size"][batch.zero] = data_at, size
+        ends = np.cumsum(packed.sizes)
+        table["offset"][batch.rows] = at + ends - packed.sizes
+        table["size"][batch.rows] = packed.sizes
+        table["flags"][batch.rows] = packed.flags
+        if len(packed.data):
+            sink.write(at, packed.data)
+        at += len(packed.data)
         sink.write(table_at + done * DESCRIPTOR, table.tobytes())
-        done += len(pfns)
-        zeros += int(zero.sum())
-        lost += int(len(pfns) - good.sum())
+        done += len(table)
+        zeros += int(batch.zero.sum())
+        lost += int(len(table) - batch.good.sum())
         if progress:
             progress(done, count)
     sink.write(0, head(codec.flag))
     return Written(count, zeros, lost, at)
 
 
-def _batches(chunks: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+@dataclass(frozen=True)
+class _Batch:
+    """Pages read: those that could be, those of zeroes that the level shares, the others."""
+
+    good: NDArray[np.bool_]
+    zero: NDArray[np.bool_]
+    rows: NDArray[np.intp]
+    pages: NDArray[np.uint8]
+
+
+def _batches(selection: Selection, first: int, end: int, *, buffers: int) -> Iterator[_Batch]:
+    """The pages kept, read; each buffer is used again after that many batches."""
+    memory = selection.memory
+    room = [np.empty((BATCH, memory.page_size), np.uint8) for _ in range(buffers)]
+    for buffer, pfns in zip(
+        itertools.cycle(room), _evenly(selection.pfns(first, end)), strict=False
+    ):
+        pages = buffer[: len(pfns)]
+        good = memory.read_into(pfns, pages)
+        zero = _zero(pages) & good if selection.level & Level.ZERO else np.zeros(len(pfns), bool)
+        yield _Batch(good, zero, np.flatnonzero(good & ~zero), pages)
+
+
+def _evenly(chunks: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
     """The same page numbers, BATCH at a time whatever the chunks."""
     left: NDArray[np.int64] = np.empty(0, np.int64)
     for chunk in chunks:
@@ -306,13 +320,8 @@ def _batches(chunks: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]
 
 
 def _zero(pages: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which pages hold nothing but zeroes: most are told by their first and last word."""
-    words = pages.view("<u8")
-    zero: NDArray[np.bool_] = (words[:, 0] == 0) & (words[:, -1] == 0)
-    doubtful = np.flatnonzero(zero)
-    for at in range(0, len(doubtful), 256):
-        some = doubtful[at : at + 256]
-        zero[some] = ~words[some].any(axis=1)
+    """Which pages hold nothing but zeroes."""
+    zero: NDArray[np.bool_] = np.bitwise_or.reduce(pages.view("<u8"), axis=1) == 0
     return zero
 
 
@@ -403,7 +412,7 @@ def _leave_zero_pages_out(selection: Selection) -> None:
     size = selection.memory.page_size
     kept = np.frombuffer(selection.kept, np.uint8)
     buffer = np.empty((BATCH, size), np.uint8)
-    for pfns in _batches(selection.pfns()):
+    for pfns in _evenly(selection.pfns()):
         pages = buffer[: len(pfns)]
         good = selection.memory.read_into(pfns, pages)
         gone = pfns[_zero(pages) & good]

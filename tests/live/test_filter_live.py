@@ -2,11 +2,13 @@
 
     pytest -m live tests/live/test_filter_live.py
 
-Struct pages of a copy of a full dump are overwritten with what the rules look at, and
+The guests use memory in every way that the rules tell apart (workload.c): page cache
+with and without private data, anonymous memory, transparent and other huge pages, swap
+cache, a balloon, poisoned pages. Beyond that, struct pages of a copy of a full dump are overwritten with what the rules look at, and
 with plain noise: compounds of any order, free blocks, slab, hugetlb, offline and
 poisoned pages, the dump's own kernel having few of them. Then makedumpfile and crashpy
 choose, and both of their bitmaps must be equal. CRASHPY_FUZZ_ROUNDS sets how often
-(default 12; each round takes four levels).
+(default 6; each round takes four levels).
 """
 
 import os
@@ -27,15 +29,23 @@ from crashpy.vmcore.write import select
 pytestmark = pytest.mark.live
 
 sys.path.insert(0, str(Path(__file__).parent))
-ROUNDS = int(os.environ.get("CRASHPY_FUZZ_ROUNDS", "12"))
-KINDS = ("6.1-kdump-elf", "6.12-kdump-elf")
+ROUNDS = int(os.environ.get("CRASHPY_FUZZ_ROUNDS", "6"))
+PLAIN = ("6.1-kdump-elf", "6.12-kdump-elf")
+WORKLOADS = ("6.1-cloud-workload", "6.1-workload", "6.12-workload")
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def dump(request):
+def dump_called(name):
     import dumps
+    import guests
 
-    return next(d for d in dumps.live_dumps() if d.name == request.param).vmcore
+    if name in WORKLOADS:
+        return guests.dump_of(next(g for g in guests.workload_guests() if g.name == name))
+    return next(d for d in dumps.live_dumps() if d.name == name).vmcore
+
+
+@pytest.fixture(scope="module", params=[*PLAIN, *WORKLOADS])
+def dump(request):
+    return dump_called(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +94,36 @@ def test_all_levels_of_the_dump_as_it_is(dump, makedumpfile, tmp_path):
         assert_same_choice(makedumpfile, dump, level, tmp_path)
 
 
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_workloads_have_pages_of_every_kind(name):
+    """Otherwise that the choice is the same would say little."""
+    memory = memory_of([recognise(str(dump_called(name)))])
+    rules = Filter(memory, 30)
+    for _ in rules.sections():
+        pass
+    found = dict(rules.tally.pages, **{"transparent huge": 0, "swap cache": 0})
+    head, swap = (memory.number("PG_head_mask"), 1 << memory.number("PG_swapcache"))
+    at = {name: memory.offset(f"page.{name}") // 8 for name in ("flags", "mapping")}
+    for first, end, address in rules.maps():
+        words = rules.struct_pages(address, end - first).view("<u8")
+        words = words.reshape(-1, memory.size("page") // 8)
+        flags, anonymous = words[:, at["flags"]], words[:, at["mapping"]] & 1 != 0
+        found["transparent huge"] += int((anonymous & (flags & np.uint64(head) != 0)).sum())
+        found["swap cache"] += int((anonymous & (flags & np.uint64(swap) != 0)).sum())
+    lacking = {kind for kind, count in found.items() if not count}
+    expected = {"unaccepted"}  # memory of confidential guests only
+    if memory.number("PG_hwpoison") is None:
+        expected.add("hwpoison")
+    assert lacking == expected, found
+
+
 class StructPages:
     """The struct pages of a copy of an ELF dump, to be damaged and restored."""
 
     def __init__(self, path):
         self.memory = memory_of([recognise(str(path))])
         self.size = self.memory.size("page")
-        self.sections = list(Filter(self.memory, 31)._maps())
+        self.sections = list(Filter(self.memory, 31).maps())
         self.file = path.open("r+b")
         self.restores = []
 
