@@ -14,8 +14,8 @@ from drgn import FaultError, Program
 from crashpy.vmcore.elf import Elf, Note, core_of_notes, parse_notes
 from crashpy.vmcore.files import FlattenedFile, PlainFile, first_bytes, open_bytes, write_sparse
 from crashpy.vmcore.pages import PageReader
-from crashpy.vmcore.unpack import unlzo, unsnappy
 from crashpy.vmcore.recognise import parse_vmcoreinfo, recognise
+from crashpy.vmcore.unpack import unlzo, unsnappy
 
 SAMPLE = Path(__file__).parent.parent / "examples" / "vmcore-null"
 

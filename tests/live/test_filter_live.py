@@ -4,9 +4,9 @@
 
 The guests use memory in every way that the rules tell apart (workload.c): page cache
 with and without private data, anonymous memory, transparent and other huge pages, swap
-cache, a balloon, poisoned pages. Beyond that, struct pages of a copy of a full dump are overwritten with what the rules look at, and
-with plain noise: compounds of any order, free blocks, slab, hugetlb, offline and
-poisoned pages, the dump's own kernel having few of them. Then makedumpfile and crashpy
+cache, a balloon, poisoned pages. Beyond that, struct pages of a copy of each dump are
+overwritten with what the rules look at, and with plain noise: compounds of any order,
+free blocks, slab, hugetlb, offline and poisoned pages. Then makedumpfile and crashpy
 choose, and both of their bitmaps must be equal. CRASHPY_FUZZ_ROUNDS sets how often
 (default 6; each round takes four levels).
 """
