@@ -16,7 +16,7 @@ import crashpy
 from crashpy.cli import main
 from crashpy.opening import OpeningError, OpenOptions
 from crashpy.opening.bare import declarations, describe
-from crashpy.opening.kallsyms import Kallsyms
+from crashpy.opening.kallsyms import read_kallsyms
 from crashpy.opening.program import start
 from crashpy.session import Session
 from crashpy.vmcore.recognise import Vmcore, recognise
@@ -155,7 +155,8 @@ def test_kallsyms_overwritten(vmcore: Vmcore, fill: bytes) -> None:
 
 def test_a_kernel_without_btf(vmcore: Vmcore) -> None:
     prog = _program(vmcore)
-    symbols = [s for s in Kallsyms(prog, vmcore.vmcoreinfo) if s[2] != "__start_BTF"]
+    symbols = read_kallsyms(prog, vmcore.vmcoreinfo)
+    symbols.names[symbols.names.index("__start_BTF")] = "no_BTF"
     with pytest.raises(OpeningError, match=r"carries no BTF \(CONFIG_DEBUG_INFO_BTF is off\)"):
         describe(prog, vmcore.vmcoreinfo, symbols)
 
@@ -186,7 +187,9 @@ def test_its_system_map_will_do(old: Path, vmcore: Vmcore, tmp_path: Path) -> No
     offset = int(vmcore.vmcoreinfo["KERNELOFFSET"], 16)
     lines = [
         f"{address - offset * (address > 1 << 32):016x} {letter} {name}\n"
-        for address, letter, name in Kallsyms(_program(vmcore), vmcore.vmcoreinfo)
+        for address, letter, name in zip(
+            *read_kallsyms(_program(vmcore), vmcore.vmcoreinfo), strict=True
+        )
     ]
     (tmp_path / "System.map").write_text("".join(lines))
     session = Session(crashpy.open(old, debuginfo="btf", kallsyms=str(tmp_path / "System.map")))

@@ -3,7 +3,7 @@
 import pytest
 from drgn import Program, SymbolBinding, SymbolKind
 
-from crashpy.opening.symtab import SymbolFinder, table_of
+from crashpy.opening.symtab import Columns, SymbolFinder, table_of
 from crashpy.symbols import KernelSymbols
 
 BIAS = 0x1000000
@@ -28,9 +28,13 @@ SYMBOLS = [
 ]
 
 
+def columns(symbols):
+    return Columns(*([each[i] for each in symbols] for i in range(3)))
+
+
 @pytest.fixture(scope="module")
 def table():
-    return table_of(reversed(SYMBOLS), BIAS)
+    return table_of(columns(SYMBOLS[::-1]), BIAS)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,6 @@ def test_drgn_is_told_where_a_name_is(table):
 
 
 def test_no_symbols():
-    nothing = SymbolFinder(table_of([], 0), 0)
+    nothing = SymbolFinder(table_of(columns([]), 0), 0)
     assert nothing(Program(), None, TEXT, True) == []
     assert nothing(Program(), "x", None, True) == []

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from itertools import islice
@@ -35,8 +35,8 @@ from drgn import (
 from crashpy.elf import ElfSymbols
 from crashpy.opening.btf import KINDS_OF, Btf, BtfError, Kind
 from crashpy.opening.errors import OpeningError
-from crashpy.opening.kallsyms import Kallsyms, KallsymsError
-from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, SymbolFinder, table_of
+from crashpy.opening.kallsyms import KallsymsError, read_kallsyms
+from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, Columns, SymbolFinder, table_of
 
 if TYPE_CHECKING:
     from crashpy.modules import Module
@@ -53,9 +53,18 @@ RODATA = ("__start_rodata", "__end_rodata", "__start_ro_after_init", "__end_ro_a
 
 def declarations() -> dict[str, list[str]]:
     """Variable -> the C types it has had, newest kernel's first."""
-    text = resources.files("crashpy.opening").joinpath("declarations.json").read_text()
-    found: dict[str, list[str]] = json.loads(text)
+    found: dict[str, list[str]] = _data("declarations.json")
     return found
+
+
+def shapes() -> dict[str, list[list[int]]]:
+    """``structure.member`` -> the lengths that an array of arrays has had."""
+    found: dict[str, list[list[int]]] = _data("shapes.json")
+    return found
+
+
+def _data(name: str) -> Any:
+    return json.loads(resources.files("crashpy.opening").joinpath(name).read_text())
 
 
 class Finder:
@@ -143,7 +152,7 @@ class Finder:
         for blob in self._all_blobs():
             for number in blob.ids(name, wanted):
                 return Object(self._prog, blob.type(number), address=address)
-        if not flags & FindObjectFlags.VARIABLE:
+        if not flags & FindObjectFlags.VARIABLE or self._symbols.is_ambiguous(name):
             return None
         type_ = self._declared_type(name, address)
         return None if type_ is None else Object(self._prog, type_, address=address)
@@ -239,7 +248,7 @@ def _size(type_: Type) -> int:
 def describe(
     prog: Program,
     vmcoreinfo: Mapping[str, str],
-    map_: Sequence[tuple[int, str, str]] | None = None,
+    map_: Columns | None = None,
     btf: bytes = b"",
 ) -> tuple[ElfSymbols, list[str]]:
     """Give a program that knows only its dump's memory types, symbols and stacks.
@@ -256,8 +265,9 @@ def describe(
     if not _agree(symbols, vmcoreinfo):
         raise OpeningError(f"the kernel's symbols in the dump are damaged: {NEEDED}")
     try:
-        base = Btf(prog, btf or _kernel_btf(prog))
+        base = Btf(prog, btf or _kernel_btf(prog), shapes=shapes())
         finder.add(base)
+        symbols.make_local(base.static_variables())
         prog.register_type_finder("btf", finder.find_type, enable_index=0)
         prog.register_object_finder("btf", finder.find_object, enable_index=1)
         prog.type("struct task_struct")
@@ -302,14 +312,14 @@ def _kernel_btf(prog: Program) -> bytes:
     return prog.read(start, stop - start)
 
 
-def _kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> Iterable[tuple[int, str, str]]:
+def _kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> Columns:
     if "SYMBOL(kallsyms_names)" not in vmcoreinfo:
         raise OpeningError(
             "VMCOREINFO does not say where this kernel keeps its symbols (kernels before 6.0 do"
             f" not): {NEEDED}, or its System.map (--kallsyms)"
         )
     try:
-        return Kallsyms(prog, vmcoreinfo)
+        return read_kallsyms(prog, vmcoreinfo)
     except KallsymsError as error:
         raise OpeningError(f"{error}: {NEEDED}, or its System.map (--kallsyms)") from error
 

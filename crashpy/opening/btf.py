@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
+from math import prod
 
 from drgn import (
     Object,
@@ -92,6 +93,7 @@ KINDS_OF = {
     TypeKind.ENUM: (Kind.ENUM, Kind.ENUM64),
     TypeKind.TYPEDEF: (Kind.TYPEDEF,),
 }
+_STATIC = 0  # BTF_VAR_STATIC
 _ENCODING_SIGNED, _ENCODING_BOOL = 1, 4
 _ENUM_BASES = {
     (1, False): "unsigned char",
@@ -110,8 +112,18 @@ class BtfError(ValueError):
 class Btf:
     """One blob: vmlinux's, or with a `base` a module's, whose ids continue the base's."""
 
-    def __init__(self, prog: Program, blob: bytes, base: Btf | None = None) -> None:
-        """Raises BtfError where the header or a record makes no sense."""
+    def __init__(
+        self,
+        prog: Program,
+        blob: bytes,
+        base: Btf | None = None,
+        shapes: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    ) -> None:
+        """Raises BtfError where the header or a record makes no sense.
+
+        `shapes` tells, by ``structure.member``, which arrays are arrays of arrays: what
+        writes BTF (pahole) makes [16] of [4][2][2].
+        """
         if len(blob) < 24:
             raise BtfError("no BTF: too short")
         magic, _, _, header, type_at, type_size, string_at, string_size = struct.unpack_from(
@@ -123,6 +135,7 @@ class Btf:
             raise BtfError("BTF is cut short")
         self._prog = prog
         self._base = base
+        self._shapes = shapes or {}
         self._strings = blob[header + string_at : header + string_at + string_size]
         self._first_string: int = base._first_string + len(base._strings) if base else 0
         self._words = array("I", blob[header + type_at : header + type_at + type_size])
@@ -132,6 +145,7 @@ class Btf:
         )  # id -> index into _words; 0 is void
         self._by_name: dict[int, list[int]] = {}  # string offset -> ids
         self._enums: list[int] = []
+        self._variables: list[int] = []
         self._scan()
         self._types: dict[int, Type] = {}
         self._offsets: dict[str, tuple[int, ...]] = {}
@@ -139,8 +153,9 @@ class Btf:
 
     def _scan(self) -> None:
         words, at, names = self._words, self._at, self._by_name
+        # Plain lists and numbers are fast.
         fixed, each, named, last = _WORDS.tolist(), _ITEM_WORDS.tolist(), _IS_NAMED, Kind.ENUM64 + 0
-        enums, both = self._enums, (Kind.ENUM + 0, Kind.ENUM64 + 0)  # plain numbers are fast
+        listed, variable = (Kind.ENUM + 0, Kind.ENUM64 + 0, Kind.VAR + 0), Kind.VAR + 0
         index, end, number = 0, len(words), self._first_id + len(self._at)
         while index + 3 <= end:
             name, info = words[index], words[index + 1]
@@ -154,8 +169,8 @@ class Btf:
                     names[name] = [number]
                 else:
                     known.append(number)
-            if kind in both:
-                enums.append(number)
+            if kind in listed:
+                (self._variables if kind == variable else self._enums).append(number)
             number += 1
             index += fixed[kind] + each[kind] * (info & 0xFFFF)
         if index != end:
@@ -208,6 +223,13 @@ class Btf:
             if list(words[index + 3 : index + 3 + 3 * len(members) : 3]) == wanted:
                 return self.type(self._first_id + position)
         return None
+
+    def static_variables(self) -> Iterator[str]:
+        """Names of the variables that only one file of the source may use."""
+        for number in self._variables:
+            index = self._record(number)[0]
+            if self._words[index + 3] == _STATIC:
+                yield self._string(self._words[index])
 
     def named(self, kinds: Sequence[Kind]) -> Iterator[tuple[str, int]]:
         """Name and id of every named type of these kinds."""
@@ -300,7 +322,8 @@ class Btf:
     def _members(
         self, index: int, items: int, kind_flag: bool, is_union: bool
     ) -> Iterator[TypeMember]:
-        words = self._words
+        words, shapes = self._words, self._shapes
+        tag = self._string(words[index]) if words[index] else ""
         last = index + 3 * items
         for at in range(index + 3, index + 3 + 3 * items, 3):
             offset, bits = words[at + 2], 0
@@ -308,17 +331,35 @@ class Btf:
                 offset, bits = offset & 0xFFFFFF, offset >> 24
             name = self._string(words[at]) if words[at] else None
             flexible = at == last and not is_union
-            yield TypeMember(self._member(words[at + 1], bits, flexible), name, offset)
+            shape = shapes.get(f"{tag}.{name}", ())
+            yield TypeMember(self._member(words[at + 1], bits, flexible, shape), name, offset)
 
     # Types are callables, so that those that contain pointers to themselves come out.
     def _member(  # type: ignore[no-untyped-def]
-        self, number: int, bits: int = 0, flexible: bool = True
+        self,
+        number: int,
+        bits: int = 0,
+        flexible: bool = True,
+        shapes: Sequence[Sequence[int]] = (),
     ):
         if bits:
             return lambda: Object(self._prog, self.type(number), bit_field_size=bits)
+        if shapes:
+            return lambda: self._shaped(number, shapes)
         if flexible:
             return lambda: self.type(number)
         return lambda: self._never_flexible(number)
+
+    def _shaped(self, number: int, shapes: Sequence[Sequence[int]]) -> Type:
+        """An array of as many elements as one of the shapes has, in that shape."""
+        type_ = self.type(number)
+        for shape in shapes:
+            if type_.kind == TypeKind.ARRAY and type_.length == prod(shape):
+                type_ = type_.type
+                for length in reversed(shape):
+                    type_ = self._prog.array_type(type_, length)
+                break
+        return type_
 
     def _never_flexible(self, number: int) -> Type:
         """[0] and a flexible [], which only a structure's last member can be, look alike."""

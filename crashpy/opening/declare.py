@@ -1,11 +1,12 @@
-"""Make declarations.json: the types of global variables that BTF does not describe.
+"""Make declarations.json and shapes.json: what BTF does not say of variables and arrays.
 
 usage: python -m crashpy.opening.declare VMLINUX...      (newest kernel first)
 
 The variables are those that all files of a kernel may use, those of one file (static)
-that every kernel has, and those whose names stand as strings in crashpy's and drgn's
-sources. Arrays are written with the enumerator that gives their length where one does,
-so that a table serves kernels it was not made from.
+whose name is no other's in any of the kernels, and those whose names stand as strings in
+crashpy's and drgn's sources. Arrays are written with the enumerator that gives their
+length where one does, so that a table serves kernels it was not made from. The shapes are
+those of arrays of arrays in structures.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import drgn
 import drgn.helpers
@@ -25,8 +27,10 @@ from drgn import Object, Program, Type, TypeKind
 import crashpy
 from crashpy.elf import SHN_ABS, STT_OBJECT, ElfSymbols
 from crashpy.opening.bare import ROOM
+from crashpy.opening.btf import Btf, Kind
 from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, STB_GLOBAL
 
+T = TypeVar("T")
 # Lengths that are enumerators in every kernel, by the array that has them.
 LENGTHS = {
     "node_states": "NR_NODE_STATES",
@@ -38,6 +42,7 @@ LENGTHS = {
     "node_data": "node_data",
     "mem_section": "mem_section",
 }
+LONG = 8  # letters of a name
 # Read by drgn's C code, so that no Python source names them.
 ALSO = {
     "init_pid_ns", "modules", "__per_cpu_offset", "crash_notes", "panic_cpu", "nr_cpu_ids",
@@ -46,15 +51,12 @@ ALSO = {
     "module_kset",
 }  # fmt: skip
 
-# What macros make for tracing: thousands, and none is asked for by name.
+# What macros make for tracing, sysfs and self-tests: thousands, and none is asked for by name.
 GENERATED = (
-    "__SCK__",
-    "__tracepoint_",
-    "__event_",
-    "event_class_",
-    "trace_event_",
-    "security_hook_active_",
-)
+    "__SCK__", "__tracepoint_", "__event_", "event_", "trace_event_", "trace_raw_output_",
+    "security_hook_active_", "types__", "args__", "str__", "print_fmt_", "dev_attr_",
+    "bpf_trace_", "_kbl_addr_", "format_attr_", "damon_sysfs_", "hmac_sha", "nist_",
+)  # fmt: skip
 
 
 def wanted() -> set[str]:
@@ -90,8 +92,11 @@ def _is_nameless(type_: Type) -> bool:
     return "<anonymous>" in str(type_.type_name())
 
 
-def names_of(path: str) -> tuple[set[str], set[str]]:
-    """The variables in a kernel's symbol table: those of all files, and of one file alone."""
+def names_of(path: str) -> tuple[set[str], set[str], set[str]]:
+    """The variables in a kernel's symbol table.
+
+    Those of all files, those of one file alone, and names that several files use.
+    """
     elf = ElfSymbols.open(path)
     shared: Counter[str] = Counter()
     own: Counter[str] = Counter()
@@ -100,17 +105,27 @@ def names_of(path: str) -> tuple[set[str], set[str]]:
         if head >> 32 & 15 == STT_OBJECT and 0 < head >> 48 < SHN_ABS:
             (shared if head >> 36 & 15 == STB_GLOBAL else own)[elf.name(index)] += 1
     once = {name for name, count in own.items() if count == 1 and not name.startswith("__")}
-    return _sensible(shared), _sensible(once - shared.keys())
+    return _sensible(shared), _sensible(once - shared.keys()), own.keys() - once
 
 
 def _sensible(names: Iterable[str]) -> set[str]:
     return {name for name in names if name.isidentifier() and not name.startswith(GENERATED)}
 
 
-def variables(path: str, names: set[str]) -> dict[str, str]:
+def _says_whose(name: str) -> bool:
+    """Not one like `debug`, which in the next kernel is another file's."""
+    return "_" in name and len(name) >= LONG
+
+
+def described(path: str) -> Program:
+    """A kernel's debug information, without its memory."""
     prog = Program(drgn.host_platform)
     module = prog.extra_module(path, create=True)
     module.try_file(path, force=True)
+    return prog
+
+
+def variables(prog: Program, names: set[str]) -> dict[str, str]:
     found = {}
     for name in sorted(names):
         try:
@@ -124,22 +139,69 @@ def variables(path: str, names: set[str]) -> dict[str, str]:
     return found
 
 
+def arrays(prog: Program, path: str) -> dict[str, list[int]]:
+    """The lengths of every member that is an array of arrays."""
+    data, start, size = ElfSymbols.open(path).section(".BTF")
+    blob = Btf(prog, bytes(data[start : start + size]))
+    kinds = {Kind.STRUCT: "struct ", Kind.UNION: "union ", Kind.TYPEDEF: ""}
+    found: dict[str, list[int]] = {}
+    for kind, word in kinds.items():
+        for name, _ in blob.named((kind,)):
+            try:
+                type_ = prog.type(word + name)
+            except LookupError:
+                continue
+            while type_.kind == TypeKind.TYPEDEF:
+                type_ = type_.type
+            found |= _arrays_in(type_)
+    return found
+
+
+def _arrays_in(type_: Type, depth: int = 8) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    if type_.kind not in (TypeKind.STRUCT, TypeKind.UNION):
+        return found
+    for member in type_.members or ():
+        lengths, inner = [], member.type
+        while inner.kind == TypeKind.ARRAY:
+            lengths.append(inner.length or 0)
+            inner = inner.type
+        if len(lengths) > 1:
+            found[f"{type_.tag or ''}.{member.name}"] = lengths
+        if depth and inner.kind in (TypeKind.STRUCT, TypeKind.UNION) and not inner.tag:
+            found |= _arrays_in(inner, depth - 1)
+    return found
+
+
 def main(paths: list[str]) -> int:
     if not paths:
         sys.stderr.write(__doc__ or "")
         return 1
-    table: dict[str, list[str]] = {}
+    types: dict[str, list[str]] = {}
+    shapes: dict[str, list[list[int]]] = {}
     known = [names_of(path) for path in paths]
-    names = wanted().union(*(shared for shared, _ in known))
-    names |= set.intersection(*(own for _, own in known))
+    shared = wanted().union(*(names for names, _, _ in known))
+    everywhere = set.intersection(*(own for _, own, _ in known))
+    somewhere = set().union(*(own for _, own, _ in known)) - shared
+    own = everywhere | {name for name in somewhere if _says_whose(name)}
+    names = shared | own.difference(*(several for _, _, several in known))
     for path in paths:
-        for name, text in variables(path, names).items():
-            alternatives = table.setdefault(name, [])
-            if text not in alternatives:
-                alternatives.append(text)
-    target = Path(__file__).parent / "declarations.json"
-    target.write_text(json.dumps(table, indent=0, sort_keys=True) + "\n")
+        prog = described(path)
+        for name, text in variables(prog, names).items():
+            _add(types, name, text)
+        for name, lengths in arrays(prog, path).items():
+            _add(shapes, name, lengths)
+    for target, table in (("declarations.json", types), ("shapes.json", shapes)):
+        lines = [f"{json.dumps(name)}: {json.dumps(table[name])}" for name in sorted(table)]
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
+        (Path(__file__).parent / target).write_text(text)
     return 0
+
+
+def _add(table: dict[str, list[T]], name: str, text: T) -> None:
+    alternatives = table.setdefault(name, [])
+    if text not in alternatives:
+        alternatives.append(text)
 
 
 if __name__ == "__main__":

@@ -1,106 +1,112 @@
 """The kernel's own symbol table (kernel/kallsyms.c), with nm's letters, from the dump.
 
 drgn reads the same tables, without the letters that crash shows; its index of them would
-be a second copy. Names are decoded in one pass, in the time that index takes.
+be a second copy. Names are decoded in one pass, in less time than that index takes.
 """
 
 from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from operator import gt
 
 from drgn import FaultError, Program
 
+from crashpy.opening.symtab import Columns
+
 LONGEST_NAMES = 1 << 24  # bytes of compressed names: no kernel has as many
+MOST_SYMBOLS = 1 << 22
+
+# What a byte of kallsyms_names is: a token, the letter of a name with the token it begins,
+# or a length.
+TOKEN, FIRST, LENGTH = 0, 1, 2
 
 
 class KallsymsError(LookupError):
     """The dump does not tell the kernel's symbols, or they make no sense."""
 
 
-class Kallsyms:
-    """Symbols by position, in the order of their addresses."""
+def read_kallsyms(prog: Program, vmcoreinfo: Mapping[str, str]) -> Columns:
+    """All symbols, by address but for per-CPU ones. Raises KallsymsError.
 
-    def __init__(self, prog: Program, vmcoreinfo: Mapping[str, str]) -> None:
-        """VMCOREINFO tells where the tables are since Linux 6.0. Raises KallsymsError."""
+    VMCOREINFO tells where the tables are since Linux 6.0.
+    """
 
-        def at(name: str) -> int:
-            try:
-                return int(vmcoreinfo[f"SYMBOL(kallsyms_{name})"], 16)
-            except KeyError:
-                raise KallsymsError(f"VMCOREINFO does not tell kallsyms_{name}") from None
-
+    def at(name: str) -> int:
         try:
-            (count,) = struct.unpack("<I", prog.read(at("num_syms"), 4))
-            (base,) = struct.unpack("<Q", prog.read(at("relative_base"), 8))
-            offsets = array("i", prog.read(at("offsets"), 4 * count))
-            index = array("H", prog.read(at("token_index"), 512))
-            names_at, tokens_at = at("names"), at("token_table")
-            room = tokens_at - names_at if tokens_at > names_at else LONGEST_NAMES
-            self._names = _read(prog, names_at, min(room, LONGEST_NAMES))
-            table = prog.read(tokens_at, index[-1] + 64)
-        except (FaultError, OverflowError, MemoryError) as error:
-            raise KallsymsError(f"the kernel's symbol table cannot be read: {error}") from error
-        self._tokens = [table[start : table.find(b"\0", start)] for start in index]
-        self._places = self._walk(count)
-        if self._per_cpu_is_absolute(offsets, base, int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16)):
-            values = [offset if offset >= 0 else base - 1 - offset for offset in offsets]
-        else:
-            values = [base + (offset & 0xFFFFFFFF) for offset in offsets]
-        if any(map(gt, values, islice(values, 1, None))):  # the kernel sorts its table
+            return int(vmcoreinfo[f"SYMBOL(kallsyms_{name})"], 16)
+        except KeyError:
+            raise KallsymsError(f"VMCOREINFO does not tell kallsyms_{name}") from None
+
+    try:
+        (count,) = struct.unpack("<I", prog.read(at("num_syms"), 4))
+        if count > MOST_SYMBOLS:
             raise KallsymsError("the kernel's symbol table is damaged")
-        self._values = values
+        (base,) = struct.unpack("<Q", prog.read(at("relative_base"), 8))
+        offsets = array("i", prog.read(at("offsets"), 4 * count))
+        index = array("H", prog.read(at("token_index"), 512))
+        names_at, tokens_at = at("names"), at("token_table")
+        room = tokens_at - names_at if tokens_at > names_at else LONGEST_NAMES
+        names = _read(prog, names_at, min(room, LONGEST_NAMES))
+        table = prog.read(tokens_at, index[-1] + 64)
+    except (FaultError, OverflowError, MemoryError) as error:
+        raise KallsymsError(f"the kernel's symbol table cannot be read: {error}") from error
+    tokens = [table[start : table.find(b"\0", start)].decode("latin-1") for start in index]
+    text = _unpacked(names, count, tokens)
+    letters, found = text[1::2], text[2::2]
+    start = int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16)
+    values = _values(offsets, base, start, found.__getitem__)
+    if len(found) != count or any(map(gt, values, islice(values, 1, None))):
+        raise KallsymsError("the kernel's symbol table is damaged")  # the kernel sorts it
+    return Columns(values, letters, found)
 
-    def __len__(self) -> int:
-        return len(self._values)
 
-    def __iter__(self) -> Iterator[tuple[int, str, str]]:
-        """Address, letter and name of every symbol, by address but for per-CPU ones."""
-        names, tokens, join = self._names, [t.decode("latin-1") for t in self._tokens], "".join
-        token = tokens.__getitem__
-        for place, value in zip(self._places, self._values, strict=True):
+def _unpacked(names: bytes, count: int, tokens: list[str]) -> list[str]:
+    """After an empty string letter and name of every symbol in turn."""
+    what = bytearray(len(names) + 2)
+    place = 0
+    try:
+        for _ in range(count):
             length = names[place]
-            if length & 0x80:
+            what[place] = LENGTH
+            if length & 0x80:  # more than 127 tokens: two bytes, since Linux 6.1
                 place += 1
+                what[place] = LENGTH
                 length = length & 0x7F | names[place] << 7
-            text = join(map(token, names[place + 1 : place + 1 + length]))
-            yield value, text[:1] or "?", text[1:]
+            what[place + 1] = FIRST
+            place += 1 + length
+    except IndexError:
+        raise KallsymsError("the kernel's symbol table is damaged") from None
+    wide = bytearray(2 * place)
+    wide[0::2] = names[:place]
+    wide[1::2] = what[:place]
+    first = [f"\0{token[:1] or '?'}\0{token[1:]}" for token in tokens]
+    every = tokens + first + [""] * 256
+    return "".join(map(every.__getitem__, memoryview(wide).cast("H"))).split("\0")
 
-    def _walk(self, count: int) -> array[int]:
-        """Where each compressed name begins."""
-        names, place, places = self._names, 0, array("I")
-        try:
-            for _ in range(count):
-                places.append(place)
-                length = names[place]
-                if length & 0x80:  # more than 127 tokens: two bytes, since Linux 6.1
-                    length = (length & 0x7F | names[place + 1] << 7) + 1
-                place += 1 + length
-        except IndexError:
-            raise KallsymsError("the kernel's symbol table is damaged") from None
-        return places
 
-    def _text(self, index: int) -> bytes:
-        place = self._places[index]
-        length = self._names[place]
-        if length & 0x80:
-            place += 1
-            length = length & 0x7F | self._names[place] << 7
-        return b"".join(map(self._tokens.__getitem__, self._names[place + 1 : place + 1 + length]))
+def _values(offsets: array[int], base: int, start: int, name_of: Callable[[int], str]) -> list[int]:
+    if _per_cpu_is_absolute(offsets, base - 1 - start, name_of):
+        last = base - 1
+        return [offset if offset >= 0 else last - offset for offset in offsets]
+    return [base + (offset & 0xFFFFFFFF) for offset in offsets]
 
-    def _per_cpu_is_absolute(self, offsets: array[int], base: int, start: int) -> bool:
-        """CONFIG_KALLSYMS_ABSOLUTE_PERCPU: offsets of 0 and more are addresses themselves.
 
-        Nothing in the dump says so; where it puts _stext is right or wrong.
-        """
-        wanted = base - 1 - start
-        return any(
-            offset == wanted and self._text(index)[1:] == b"_stext"
-            for index, offset in enumerate(offsets)
-        )
+def _per_cpu_is_absolute(offsets: array[int], wanted: int, name_of: Callable[[int], str]) -> bool:
+    """CONFIG_KALLSYMS_ABSOLUTE_PERCPU: offsets of 0 and more are addresses themselves.
+
+    Nothing in the dump says so; whether `_stext` has the offset `wanted` then does.
+    """
+    at = -1
+    try:
+        while True:
+            at = offsets.index(wanted, at + 1)
+            if name_of(at) == "_stext":
+                return True
+    except (ValueError, IndexError, OverflowError):
+        return False
 
 
 def _read(prog: Program, address: int, size: int) -> bytes:

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, islice
 from operator import gt, or_
+from typing import NamedTuple
 
 from drgn import Program, Symbol, SymbolBinding, SymbolKind
 
@@ -55,30 +56,39 @@ BINDINGS = {
 }
 
 
-def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
-    """An ELF symbol table of (address, letter, name), as it was before KASLR moved it.
+class Columns(NamedTuple):
+    """Symbols: the one at a place of each list."""
+
+    addresses: list[int]
+    letters: list[str]  # nm's
+    names: list[str]
+
+    def sorted(self) -> Columns:
+        """By address; these themselves where they are."""
+        values = self.addresses
+        if not any(map(gt, values, islice(values, 1, None))):
+            return self
+        order = sorted(range(len(values)), key=values.__getitem__)
+        letters, names = self.letters, self.names
+        return Columns(
+            [values[i] for i in order], [letters[i] for i in order], [names[i] for i in order]
+        )
+
+
+def table_of(found: Columns, bias: int) -> ElfSymbols:
+    """An ELF symbol table of these, as it was before KASLR moved it.
 
     It is in the order of its values, and its names are in the order of the table; symbols
     of sections follow. Sizes are 0: nothing tells them.
     """
-    values: list[int] = []
-    letters: list[str] = []
-    names: list[str] = []
-    for address, letter, name in found:
-        values.append(address)
-        letters.append(letter)
-        names.append(name)
-    if any(map(gt, values, islice(values, 1, None))):
-        order = sorted(range(len(values)), key=values.__getitem__)
-        values = [values[i] for i in order]
-        letters, names = [letters[i] for i in order], [names[i] for i in order]
+    values, letters, names = found.sorted()
     bounds = {name: 0 for _, first, last, *_ in SECTIONS for name in (first, last)}
     bounds |= {name: values[i] for i, name in enumerate(names) if name in bounds}
     bounds[LAST] = values[-1] if values else 0
     if not bounds["__init_scratch_begin"]:
         bounds["_end"] = max(bounds["_end"], bounds[LAST])
     low = bisect_left(values, LOWEST_KERNEL_ADDRESS)
-    # kallsyms has but one letter for all that is per CPU
+    # kallsyms has but one letter for all that is per CPU, see make_local()
     keys = [_key(letter.replace("A", "D"), PER_CPU) << 32 for letter in letters[:low]]
     known = {letter: _key(letter) << 32 for letter in set(letters)}
     keys += map(known.__getitem__, islice(letters, low, None))
@@ -86,8 +96,8 @@ def table_of(found: Iterable[tuple[int, str, str]], bias: int) -> ElfSymbols:
     table = array("Q", bytes(24 * (len(values) + 1)))
     places = accumulate((len(name) + 1 for name in names), initial=1)
     table[3::3] = array("Q", map(or_, keys, places))
-    values[low:] = [(value - bias) & MOST for value in islice(values, low, None)]
-    table[4::3] = array("Q", values)
+    moved = ((value - bias) & MOST for value in islice(values, low, None))
+    table[4::3] = array("Q", [*values[:low], *moved])
     for index, section in enumerate(sections):
         if section.size:
             table.extend([STT_SECTION << 32 | index << 48, section.address, 0])
@@ -162,6 +172,18 @@ class SymbolFinder:
         end = bisect_right(values, address - self.bias, 1, self._count)
         start = bisect_left(values, values[end - 1], 1, end)
         return list(range(start, end))
+
+    def is_ambiguous(self, name: str) -> bool:
+        """Whether several files keep a symbol of that name to themselves."""
+        found = self._of(name)
+        return len(found) > 1 and all(self._bind(index) == STB_LOCAL for index in found)
+
+    def make_local(self, names: Iterable[str]) -> None:
+        """Per-CPU variables that one file keeps to itself: kallsyms has one letter for all."""
+        table, wanted = self.table, set(names)
+        for index in range(1, bisect_left(table.values, LOWEST_KERNEL_ADDRESS, 1, self._count)):
+            if table.name(index) in wanted:
+                table.heads[index] &= ~(15 << 36)
 
     def _room(self, value: int) -> int:
         """How far it is to the next symbol."""
