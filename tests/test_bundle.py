@@ -1,0 +1,360 @@
+"""save bundle: a dump that opens where nothing else can be found."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from crashpy.kdump import bundle
+from crashpy.kdump.bundle import ArchiveCarrier, TargetCarrier, deliver, sum_line, write_folder
+from crashpy.kdump.parts import Contents, Part, collect
+from crashpy.kdump.targets import FileTarget
+from crashpy.kdump.urls import Url
+from crashpy.opening.options import OpenOptions
+
+MODULES = ("crashme", "dummy", "ext2", "loop", "minix")
+KERNEL = "vmlinux-6.12.117-sample.zst"
+
+
+@pytest.fixture(scope="module")
+def made(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "bundle"
+    files = [str(examples / name) for name in ("vmlinux.zst", "vmcore-null")]
+    assert bundle.main([*files, "--to", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kernel(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The kernel, away from the modules."""
+    return str(shutil.copy(examples / "vmlinux.zst", tmp_path_factory.mktemp("kernel")))
+
+
+@pytest.fixture
+def loose(examples: Path, tmp_path: Path) -> Path:
+    """A dump, with nothing of its kernel beside it."""
+    folder = tmp_path / "loose"
+    (folder / "modules").mkdir(parents=True)
+    return Path(shutil.copy(examples / "vmcore-null", folder / "vmcore"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Contents:
+    """Two parts that are quickly copied."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "vmcore").write_bytes(b"dump" * 100_000)
+    (source / "back\\slash").write_bytes(b"kernel")
+    parts = [
+        Part("vmcore", source / "vmcore", "the dump"),
+        Part("modules/back\\slash.ko", source / "back\\slash", "a module", "abcd"),
+    ]
+    return Contents("6.12", parts, ["the kernel is missing"])
+
+
+def alone(bundle: Path, examples: Path, *commands: str) -> str:
+    """Open a folder where neither the examples, a cache nor a server can be found."""
+    script = f'mount -t tmpfs tmpfs {examples}; exec "$@"'
+    words = [sys.executable, "-m", "crashpy", "-s", "--no_crashrc", str(bundle)]
+    for command in commands:
+        words += ["-c", command]
+    environment = {"PATH": os.environ["PATH"], "HOME": "/proc", "TZ": "UTC"}
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *words],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment,
+        cwd="/",
+    )  # fmt: skip
+    assert "unshare" not in done.stderr, "this test is run by root, as CI does"
+    return done.stdout + done.stderr
+
+
+def unpacked(archive: Path) -> Path:
+    """Beside the archive, by tar(1)."""
+    tar = archive.with_suffix("")
+    with archive.open("rb") as packed, tar.open("wb") as out:
+        zstandard.ZstdDecompressor().copy_stream(packed, out)
+    subprocess.run(["tar", "-xf", tar.name], cwd=tar.parent, check=True)
+    return tar
+
+
+def test_what_is_in_it(made: Path) -> None:
+    files = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
+    assert files == {
+        *("vmcore", KERNEL, "BUNDLE.txt", "SHA256SUMS"),
+        *(f"modules/{name}.ko" for name in MODULES),
+    }
+    modes = {path.stat().st_mode & 0o777 for path in made.rglob("*") if path.is_file()}
+    assert modes == {0o600}
+    assert made.stat().st_mode & 0o777 == 0o700
+    text = (made / "BUNDLE.txt").read_text()
+    assert "modules/ext2.ko" in text
+    assert "e9b3c5c13598e95fe62968933e5346109b4eff7c" in text
+    assert "Missing" not in text
+
+
+def test_it_opens_where_nothing_else_is_found(made: Path, examples: Path) -> None:
+    printed = alone(made, examples, "mod -S", "bt -l", "struct ext2_sb_info.s_mount_opt")
+    assert f"{made}/modules/ext2.ko" in printed
+    assert "crashme_write at ffffffffc01bb17c [crashme]\n    ./crashme/crashme.c: 314\n" in printed
+    assert "unsigned long s_mount_opt;" in printed
+    assert str(examples) not in printed
+
+
+def test_nothing_else_is_found(made: Path, examples: Path, tmp_path: Path) -> None:
+    """The proof above is one: what the folder lacks is not there."""
+    shutil.copy(made / "vmcore", tmp_path)
+    printed = alone(tmp_path, examples, "mod -S", "bt -l", "sys")
+    assert "crashme.c" not in printed
+    assert "read_write.c" not in printed
+    assert "[BTF in the dump]" in printed
+
+
+def test_checksums_are_those_of_sha256sum(made: Path) -> None:
+    done = subprocess.run(
+        ["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=made, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_check(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bundle.main(["--check", str(made)]) == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    with (copy / "vmcore").open("r+b") as file:
+        file.seek(70_000)
+        file.write(b"flipped")
+    (copy / "modules" / "loop.ko").unlink()
+    (copy / "modules" / "dummy.ko").unlink()
+    (copy / "modules" / "dummy.ko").mkdir()
+    capsys.readouterr()
+    assert bundle.main(["--check", str(copy)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"{copy}: vmcore: is not as it was written",
+        f"{copy}: modules/loop.ko: is missing",
+        f"{copy}: modules/dummy.ko: cannot be read: Is a directory",
+    ]
+
+
+def test_check_of_what_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("no archive")
+    assert bundle.main(["--check", str(tmp_path)]) == 1
+    assert "no bundle" in capsys.readouterr().err
+    assert bundle.main(["--check", str(tmp_path / "text")]) == 1
+    assert "no .tar.zst" in capsys.readouterr().err
+    assert bundle.main(["--check", str(tmp_path / "nothing")]) == 1
+    assert "No such file" in capsys.readouterr().err
+    digest = hashlib.sha256(b"").hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{digest}  ../../etc/passwd\n{digest}  /etc/passwd\n")
+    assert bundle.main(["--check", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.count("is named outside of the bundle") == 2
+
+
+def test_archive(
+    examples: Path, tmp_path: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "case.tar.zst"
+    assert bundle.main([str(made), "--archive", str(archive)]) == 0
+    assert archive.stat().st_mode & 0o777 == 0o600
+    assert bundle.main(["--check", str(archive)]) == 0
+    unpacked(archive)
+    assert (tmp_path / "case" / KERNEL).stat().st_mode & 0o777 == 0o600
+    assert bundle.main(["--check", str(tmp_path / "case")]) == 0
+    assert "crashme.c: 314" in alone(tmp_path / "case", examples, "mod -S", "bt -l")
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    archive.write_bytes(data)
+    capsys.readouterr()
+    assert bundle.main(["--check", str(archive)]) == 1
+    archive.write_bytes(data[: len(data) // 3])
+    assert bundle.main(["--check", str(archive)]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_beside_a_saved_dump(examples: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "2026-11-24-02-39"
+    saved.mkdir()
+    shutil.copy(examples / "vmcore-null", saved / "vmcore")
+    (saved / "dmesg").write_text("log")
+    files = [str(examples / "vmlinux.zst"), str(saved / "vmcore")]
+    assert bundle.main([*files, "--mod", str(examples / "modules")]) == 0
+    assert bundle.main(["--check", str(saved)]) == 0
+    assert (saved / "modules" / "ext2.ko").exists()
+    # the same line again changes nothing
+    before = {path: path.stat().st_mtime_ns for path in saved.rglob("*.ko")}
+    assert bundle.main([str(saved)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in saved.rglob("*.ko")} == before
+
+
+def test_it_does_not_scatter_files_over_a_folder_of_many(
+    examples: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(examples.iterdir())
+    assert bundle.main([str(examples / "vmlinux.zst"), str(examples / "vmcore-null")]) == 1
+    assert "--to DIR" in capsys.readouterr().err
+    assert sorted(examples.iterdir()) == before
+
+
+def test_what_is_missing_is_named(
+    examples: Path, kernel: str, loose: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ext2", "loop"):
+        shutil.copy(examples / "modules" / f"{name}.ko", loose.parent / "modules")
+    out = tmp_path / "out"
+    assert bundle.main([kernel, str(loose), "--to", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "no file with debug information was found of the modules dummy, crashme, minix" in said
+    assert bundle.main(["--check", str(out)]) == 0
+    assert "dummy, crashme, minix" in (out / "BUNDLE.txt").read_text()
+
+
+def test_without_vmlinux(
+    examples: Path, loose: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(examples / "modules" / "ext2.ko", loose.parent / "modules")
+    out = tmp_path / "out"
+    assert bundle.main([str(loose), "--to", str(out)]) == 1
+    assert "the kernel with debug information of 6.12.117-sample" in capsys.readouterr().err
+    assert (out / "modules" / "ext2.ko").exists()
+
+
+def test_a_module_of_another_build_is_not_taken(examples: Path, kernel: str, loose: Path) -> None:
+    shutil.copy(examples / "modules" / "loop.ko", loose.parent / "modules" / "ext2.ko")
+    found = collect([kernel, str(loose)], OpenOptions())
+    assert {part.name for part in found.parts} == {"vmcore", KERNEL}
+
+
+def test_stripped_modules_and_their_debug_files(
+    examples: Path, kernel: str, loose: Path, tmp_path: Path
+) -> None:
+    """As distributions ship them: two files, the second found by BUILD-ID alone."""
+    full, stripped = examples / "modules/crashme.ko", loose.parent / "modules/crashme.ko"
+    build_id = "94495a311cf8435394d12adeebc7ae2fbef88d98"
+    debug = tmp_path / "debug" / ".build-id" / build_id[:2] / f"{build_id[2:]}.debug"
+    debug.parent.mkdir(parents=True)
+    objcopy = shutil.which("objcopy")
+    assert objcopy, "objcopy is missing: install binutils"
+    subprocess.run([objcopy, "--only-keep-debug", str(full), str(debug)], check=True)
+    subprocess.run([objcopy, "--strip-debug", str(full), str(stripped)], check=True)
+    packed = stripped.with_suffix(".ko.xz")
+    packed.write_bytes(lzma.compress(stripped.read_bytes()))
+    stripped.unlink()
+    out = tmp_path / "out"
+    words = [kernel, str(loose), "--debug", str(tmp_path / "debug"), "--to", str(out)]
+    assert bundle.main(words) == 1
+    assert {p.name for p in (out / "modules").iterdir()} == {"crashme.ko.xz", "crashme.ko.debug"}
+    printed = alone(out, examples, "mod -s crashme", "bt -l")
+    assert "./crashme/crashme.c: 314" in printed
+
+
+# Writing
+
+
+def test_a_folder_is_there_whole_or_not_at_all(small: Contents, tmp_path: Path) -> None:
+    def broken(part: Part) -> None:
+        if part.name != "vmcore":
+            raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "bundle"
+    with pytest.raises(OSError, match="No space"):
+        write_folder(small, folder, broken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+    write_folder(small, folder)
+    with pytest.raises(Exception, match="exists already"):
+        write_folder(small, folder)
+    assert bundle.main(["--check", str(folder)]) == 0
+    assert "Missing:\nthe kernel is missing\n" in (folder / "BUNDLE.txt").read_text()
+
+
+def test_a_saved_dump_is_as_before_when_it_fails(small: Contents, tmp_path: Path) -> None:
+    def broken(part: Part) -> None:
+        if part.name != "vmcore":
+            raise KeyboardInterrupt
+
+    source = tmp_path / "source"
+    small.parts.append(small.parts[1])
+    before = sorted(source.rglob("*"))
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(small, source, broken)
+    assert sorted(source.rglob("*")) == before
+
+
+def test_an_archive_is_there_whole_or_not_at_all(small: Contents, tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.zst"
+    small.parts[1].path.unlink()
+    with pytest.raises(FileNotFoundError):
+        bundle.write_archive(small, archive)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_no_room(small: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(Exception, match=r"takes 0.4 MiB, and 0.0 MiB are free"):
+        write_folder(small, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_private_dump_is_linked_and_nothing_else(small: Contents, tmp_path: Path) -> None:
+    private, shared = (part.path for part in small.parts)
+    private.chmod(0o600)
+    shared.chmod(0o644)
+    folder = tmp_path / "bundle"
+    write_folder(small, folder)
+    assert (folder / "vmcore").samefile(private)
+    assert not (folder / "modules" / "back\\slash.ko").samefile(shared)
+    assert shared.stat().st_mode & 0o777 == 0o644
+
+
+def test_beside_a_dump_on_a_server(small: Contents, tmp_path: Path) -> None:
+    (tmp_path / "place" / "2026-11-24-02-39").mkdir(parents=True)
+    with FileTarget(Url("file", str(tmp_path / "place"))) as place:
+        deliver(small, TargetCarrier(place, "2026-11-24-02-39"), lambda _: None)
+    assert bundle.main(["--check", str(tmp_path / "place" / "2026-11-24-02-39")]) == 0
+
+
+def test_names_in_the_checksums_are_escaped() -> None:
+    digest = "0" * 64
+    assert sum_line("a b", digest) == f"{digest}  a b\n"
+    assert sum_line("a\nb\\c", digest) == f"\\{digest}  a\\nb\\\\c\n"
+
+
+def test_names_in_the_archive(small: Contents, tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.zst"
+    with archive.open("wb") as out:
+        carrier = ArchiveCarrier(out, "top")
+        deliver(small, carrier, lambda _: None)
+        carrier.close()
+    with tarfile.open(unpacked(archive)) as tar:
+        names = tar.getnames()
+        assert {entry.uid for entry in tar.getmembers()} == {0}
+    assert names == [
+        *("top", "top/vmcore", "top/modules/back\\slash.ko", "top/BUNDLE.txt", "top/SHA256SUMS")
+    ]
+
+
+def test_dry_run_writes_nothing(
+    examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(examples / name) for name in ("vmlinux.zst", "vmcore-null")]
+    assert bundle.main([*files, "--to", str(tmp_path / "x"), "--dry-run"]) == 0
+    assert "modules/minix.ko" in capsys.readouterr().out
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [([], "name the dump"), (["/nonexistent"], "No such file"), (["/etc/passwd"], "not a support")],
+)
+def test_no_dump(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bundle.main(words) == 1
+    assert sentence in capsys.readouterr().err
