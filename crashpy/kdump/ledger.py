@@ -24,6 +24,7 @@ class Ledger:
     _open: dict[int, int] = field(default_factory=dict)  # where a piece ends: where it starts
 
     def note(self, offset: int, data: bytes | memoryview) -> None:
+        data = memoryview(data).cast("B")
         size = len(data)
         if not size:
             return

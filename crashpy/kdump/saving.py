@@ -147,16 +147,24 @@ class Saving:
 
     def _save_log(self, target: Target, folder: str) -> str:
         """What became of the kernel's log."""
-        from crashpy.opening.log import log_text
-
         if not self.plan.dmesg:
             return SKIPPED
         try:
-            text = log_text([self.core])
+            text = self._log_text()
         except Exception as error:  # noqa: BLE001  a damaged log must not cost the dump
             return f"failed: {error}"
         target.store(f"{folder}/{LOG}", text.encode(errors="surrogateescape"))
         return SAVED
+
+    def _log_text(self) -> str:
+        from crashpy.vmcore.log import log_text
+
+        try:
+            return log_text(self.memory)
+        except CommandError:  # machines other than x86-64: with drgn, which may not be there
+            from crashpy.opening.log import log_text as drgn_log_text
+
+            return drgn_log_text([self.core])
 
     def _save_dump(self, target: Target, folder: str, level: int) -> int:
         """Pages that could not be read from the core."""
@@ -334,9 +342,8 @@ def estimated(selection: Selection, form: str) -> int:
     sample = np.concatenate(chosen)
     content = np.empty((len(sample), memory.page_size), np.uint8)
     memory.read_into(sample, content)
-    if selection.level & Level.ZERO:
-        content = content[content.any(axis=1)]
-    packed = int(codec(form).pack(content).sizes.sum()) if len(content) else 0
+    zero = ~content.any(axis=1) if selection.level & Level.ZERO else np.zeros(len(sample), bool)
+    packed = int(codec(form).pack(content, np.flatnonzero(~zero)).sizes.sum())
     return packed * pages // len(sample) + pages * DESCRIPTOR + 2 * len(selection.kept)
 
 

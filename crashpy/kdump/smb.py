@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import ntpath
 import stat
@@ -20,7 +21,6 @@ from crashpy.kdump.targets import (
     NoRoom,
     Target,
     explaining,
-    kind_of,
 )
 from crashpy.kdump.urls import Url
 
@@ -114,19 +114,25 @@ class SmbTarget(Target):
     def entries(self, folder: str = "") -> list[Entry]:
         found = []
         for entry in self._smb.scandir(self.path(folder), **self._options):
-            status = entry.stat(follow_symlinks=False)
-            found.append(
-                Entry(entry.name, kind_of(status.st_mode), status.st_size, status.st_mtime)
-            )
+            told = entry.smb_info
+            kind = "link" if entry.is_symlink() else "folder" if entry.is_dir() else "file"
+            changed = told.last_write_time.timestamp()
+            found.append(Entry(entry.name, kind, told.end_of_file, changed))
         return sorted(found, key=lambda entry: entry.name)
 
     @explained
     def size(self, file: str) -> int | None:
+        status = self._status(file)
+        return None if status is None else int(status.st_size)
+
+    def _status(self, file: str) -> Any:
+        """None where there is no such file."""
         try:
-            size: int = self._smb.stat(self.path(file), **self._options).st_size
-        except FileNotFoundError:
-            return None
-        return size
+            return self._smb.stat(self.path(file), **self._options)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
 
     @explained
     def free(self) -> int | None:
@@ -140,7 +146,10 @@ class SmbTarget(Target):
 
     @explained
     def rename(self, old: str, new: str) -> None:
-        self._smb.replace(self.path(old), self.path(new), **self._options)
+        source, goal = self.path(old), self.path(new)
+        if self._status(new):
+            self._smb.remove(goal, **self._options)  # Samba does not rename over a file
+        self._smb.rename(source, goal, **self._options)
 
     @explained
     def remove(self, file: str) -> None:

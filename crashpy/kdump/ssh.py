@@ -95,7 +95,7 @@ def _expect_host_key(client: paramiko.SSHClient, url: Url, login: Login) -> None
 
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     if login.host_key == "*":
-        client.set_missing_host_key_policy(paramiko.WarningPolicy())
+        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
     elif login.host_key:
         key = _key(login.host_key)
         name = url.host if url.port in (None, 22) else f"[{url.host}]:{url.port}"
@@ -128,23 +128,28 @@ def _key(text: str) -> paramiko.PKey:
 
 
 class SftpTarget(Target):
-    @explained
     def __init__(self, url: Url, login: Login) -> None:
-        self.url = url
-        self._client = connect(url, login)
+        super().__init__(url)
+        with explaining(url):
+            self._client = connect(url, login)
         try:
-            self._sftp = self._client.open_sftp()
-            channel = self._sftp.get_channel()
-            assert channel is not None
-            channel.settimeout(PATIENCE)
-            if not stat.S_ISDIR(self._sftp.stat(url.path).st_mode or 0):
-                raise CommandError("is no folder")
-        except FileNotFoundError:
-            self.close()
-            raise CommandError("no such folder") from None
+            self._open()
         except BaseException:
             self.close()
             raise
+
+    @explained
+    def _open(self) -> None:
+        self._sftp = self._client.open_sftp()
+        channel = self._sftp.get_channel()
+        assert channel is not None
+        channel.settimeout(PATIENCE)
+        try:
+            mode = self._sftp.stat(self.url.path).st_mode
+        except FileNotFoundError:
+            raise CommandError("no such folder") from None
+        if not stat.S_ISDIR(mode or 0):
+            raise CommandError("is no folder")
 
     @explained
     def entries(self, folder: str = "") -> list[Entry]:
@@ -227,17 +232,18 @@ class _SftpSink:
 
         The answers to all of them are read then: close() would not tell of an error.
         """
+        view = memoryview(data).cast("B")
         self._file.seek(offset)
         try:
             self._file.set_pipelined(True)
-            self._file.write(bytes(data[:-1]))
+            self._file.write(bytes(view[:-1]))
             self._file.set_pipelined(False)
-            self._file.write(bytes(data[-1:]))
+            self._file.write(bytes(view[-1:]))
         except OSError as error:
             if str(error) == "Failure":  # all that version 3 of SFTP has to say
                 raise NoRoom(FULL) from None
             raise
-        self._end = max(self._end, offset + len(data))
+        self._end = max(self._end, offset + len(view))
 
     @explained
     def finish(self) -> None:
@@ -260,12 +266,13 @@ class SshTarget(Target):
 
     flattened = True
 
-    @explained
     def __init__(self, url: Url, login: Login) -> None:
-        self.url = url
-        self._shell = _Shell(connect(url, login))
+        super().__init__(url)
+        with explaining(url):
+            self._shell = _Shell(connect(url, login))
         try:
-            self._shell.run("test -d {}", url.path, otherwise="no such folder")
+            with explaining(url):
+                self._shell.run("test -d {}", url.path, otherwise="no such folder")
         except BaseException:
             self.close()
             raise

@@ -415,7 +415,8 @@ class FileTarget(Target):
 
 def _entry(path: Path) -> Entry:
     status = path.lstat()
-    kind = "mount" if path.is_mount() else kind_of(status.st_mode)
+    kind = kind_of(status.st_mode)
+    kind = "mount" if kind == "folder" and path.is_mount() else kind
     return Entry(path.name, kind, status.st_size, status.st_mtime)
 
 
