@@ -115,7 +115,8 @@ class Reply:
         found = {}
         bits = sum(word << 32 * index for index, word in enumerate(words))
         for number in (n for n in range(bits.bit_length()) if bits >> n & 1):
-            layout = PACKED_AS[number]
+            if (layout := PACKED_AS.get(number)) is None:
+                raise CommandError(f"the server tells what was not asked for ({number})")
             found[number] = struct.unpack(layout, values.fixed(struct.calcsize(layout)))[0]
         return found
 
@@ -347,12 +348,10 @@ class NfsTarget(Target):
 
     @explained
     def entries(self, folder: str = "") -> list[Entry]:
-        found = [
-            Entry(
-                name, KINDS.get(told.get(TYPE, 0), "other"), told.get(SIZE), told.get(TIME_MODIFY)
-            )
-            for name, told in self._client.names(folder)
-        ]
+        found = []
+        for name, told in self._client.names(folder):
+            kind = KINDS.get(told.get(TYPE, 0), "other")
+            found.append(Entry(name, kind, told.get(SIZE), told.get(TIME_MODIFY)))
         return sorted(found, key=lambda entry: entry.name)
 
     @explained

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import ntpath
 import stat
 from collections.abc import Callable, Generator
@@ -82,6 +83,7 @@ class SmbTarget(Target):
                 f"{url}: cifs without mounting needs the package smbprotocol:"
                 " pip install 'crashpy[save]'"
             ) from None
+        logging.getLogger("smbprotocol").addHandler(logging.NullHandler())
         self._smb = smbclient
         self._options: dict[str, Any] = {"connection_cache": {}, "port": url.port or 445}
         try:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import errno
+import logging
 import os
 import posixpath
 import shlex
@@ -45,6 +46,7 @@ def connect(url: Url, login: Login) -> paramiko.SSHClient:
         raise CommandError(
             f"{url.protocol} needs the package paramiko: pip install 'crashpy[save]'"
         ) from None
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # errors are raised as well
     client = paramiko.SSHClient()
     _expect_host_key(client, url, login)
     password = url.password if url.password is not None else login.password

@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import posixpath
+import re
 import socket
 import stat
 from collections.abc import Callable, Generator, Iterator
@@ -324,7 +325,8 @@ def reason(error: BaseException) -> str:
         return "no such host"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused: no server listens there"
-    if isinstance(error, (EOFError, ConnectionError)) or "closed" in text.lower():
+    broken = re.search(r"closed|dropped|not active", text, re.IGNORECASE)
+    if broken or isinstance(error, (EOFError, ConnectionError)):
         return BROKEN
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
