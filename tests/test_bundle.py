@@ -322,6 +322,31 @@ def test_beside_a_dump_on_a_server(small: Contents, tmp_path: Path) -> None:
     assert bundle.main(["--check", str(tmp_path / "place" / "2026-11-24-02-39")]) == 0
 
 
+class Server(FileTarget):
+    """A folder of which nothing is on this machine."""
+
+    def local(self, file: str) -> None:  # noqa: ARG002
+        return None
+
+
+def test_beside_a_dump_that_was_just_saved(examples: Path, kernel: str, tmp_path: Path) -> None:
+    options = OpenOptions(module_dirs=(str(examples / "modules"),))
+    for kind in (FileTarget, Server):
+        folder = tmp_path / kind.__name__ / "2026-11-24-02-39"
+        folder.mkdir(parents=True)
+        dump = shutil.copy(examples / "vmcore-null", folder / "vmcore")
+        shutil.copy(kernel, folder)
+        digest = hashlib.sha256(Path(dump).read_bytes()).hexdigest()
+        (folder / "SHA256SUMS").write_text(f"{digest}  vmcore\n")
+        with kind(Url("file", str(folder.parent))) as place:
+            contents = bundle.add_to(place, folder.name, str(dump), options)
+        assert contents.missing == []
+        assert bundle.main(["--check", str(folder)]) == 0
+        sums = (folder / "SHA256SUMS").read_text()
+        assert f"{digest}  vmcore\n" in sums
+        assert "modules/ext2.ko" in sums
+
+
 def test_names_in_the_checksums_are_escaped() -> None:
     digest = "0" * 64
     assert sum_line("a b", digest) == f"{digest}  a b\n"

@@ -57,6 +57,10 @@ class Carrier(Protocol):
 
     def store(self, name: str, data: bytes) -> None: ...
 
+    def known(self) -> dict[str, str]:
+        """The checksums of what is there already."""
+        ...
+
 
 def deliver(contents: Contents, carrier: Carrier, progress: Callable[[Part], None]) -> None:
     """Every part, then the list of them, then the checksums."""
@@ -67,6 +71,7 @@ def deliver(contents: Contents, carrier: Carrier, progress: Callable[[Part], Non
     text = contents.text().encode()
     carrier.store(CONTENTS, text)
     sums[CONTENTS] = hashlib.sha256(text).hexdigest()
+    sums = {**carrier.known(), **sums}
     carrier.store(SUMS, "".join(sum_line(name, digest) for name, digest in sums.items()).encode())
 
 
@@ -104,6 +109,9 @@ class FolderCarrier:
             file.write(data)
         draft.rename(target)
         self._written.append(target)
+
+    def known(self) -> dict[str, str]:
+        return {}
 
     def _draft(self, target: Path, *, replace: bool = False) -> Path:
         if target.exists() and not replace:
@@ -186,6 +194,11 @@ class TargetCarrier:
     def store(self, name: str, data: bytes) -> None:
         self._target.store(f"{self._folder}/{name}", data)
 
+    def known(self) -> dict[str, str]:
+        if SUMS not in self._target.names(self._folder):
+            return {}
+        return _sums(b"".join(self._target.read(f"{self._folder}/{SUMS}")))
+
 
 class ArchiveCarrier:
     """A .tar.zst; in it, everything is in one folder."""
@@ -215,6 +228,9 @@ class ArchiveCarrier:
 
     def store(self, name: str, data: bytes) -> None:
         self._tar.addfile(self._entry(name, len(data), int(time.time())), io.BytesIO(data))
+
+    def known(self) -> dict[str, str]:
+        return {}
 
     def _entry(self, name: str, size: int, changed_s: int) -> tarfile.TarInfo:
         entry = tarfile.TarInfo(f"{self._top}/{name}")
@@ -278,6 +294,21 @@ def _room_for(contents: Contents, parent: Path) -> None:
         raise CommandError(
             f"{parent}: the bundle takes {megabytes(needed)}, and {megabytes(free)} are free"
         )
+
+
+def add_to(target: Target, folder: str, core: str, options: OpenOptions) -> Contents:
+    """Put what belongs to a dump beside it, where it was just saved; also what is missing.
+
+    On a server, what the saved dump is of is looked up in the core that it was made from.
+    """
+    if local := target.local(folder):
+        contents = collect([str(local)], options)
+        write_folder(contents, local)
+        return contents
+    contents = collect([core], options)
+    contents.parts = [part for part in contents.parts if part.build_id]
+    deliver(contents, TargetCarrier(target, folder), lambda _: None)
+    return contents
 
 
 def write_archive(

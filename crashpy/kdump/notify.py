@@ -33,6 +33,7 @@ from crashpy.kdump.inventory import (
     complain,
     dumps_below,
     open_place,
+    panic_in,
     printable,
     read_text,
 )
@@ -85,7 +86,8 @@ class Letterbox:
 def compose(dump: SavedDump, texts: Texts, letterbox: Letterbox) -> EmailMessage:
     host = dump.host or texts.report.host or socket.gethostname()
     message = EmailMessage()
-    message["Subject"] = _header(f"kdump: {host} crashed: {dump.panic or 'see below'}")
+    panic = dump.panic or panic_in(texts.log) or "see below"
+    message["Subject"] = _header(f"kdump: {host} crashed: {panic}")
     message["From"] = letterbox.sender
     message["To"] = ", ".join(letterbox.to)
     if letterbox.cc:
@@ -202,8 +204,9 @@ def send(message: EmailMessage, letterbox: Letterbox) -> dict[str, str]:
         sentence = f"wrong user or password ({error.smtp_code})"
     except smtplib.SMTPNotSupportedError:
         sentence = "the server offers no login that is known here"
-    except smtplib.SMTPServerDisconnected:
-        sentence = "the server broke the connection"
+    except smtplib.SMTPServerDisconnected as error:
+        silent = "timed out" in str(error)
+        sentence = "the server does not answer" if silent else "the server broke the connection"
     except smtplib.SMTPResponseException as error:
         sentence = f"the server refused: {_reply(error.smtp_code, error.smtp_error)}"
     except smtplib.SMTPException as error:
@@ -361,9 +364,9 @@ def letterbox_of(asked: argparse.Namespace) -> Letterbox:
     own = Mail("", "", "", (), ())
     try:
         own = save_plan(Config.read(System())).mail or own
-    except CommandError:
+    except CommandError as error:
         if not asked.to:
-            raise
+            raise CommandError(f"nobody to tell: --to ADDRESS, as {error}") from None
     to = tuple(asked.to or own.to)
     if not to:
         raise CommandError("nobody to tell: --to ADDRESS, or `crashpy setup configure mail-to=`")
