@@ -16,8 +16,9 @@ import zstandard
 
 from crashpy.kdump import bundle
 from crashpy.kdump.bundle import ArchiveCarrier, TargetCarrier, deliver, sum_line, write_folder
+from crashpy.kdump.fetch import fetch
 from crashpy.kdump.parts import Contents, Part, collect
-from crashpy.kdump.targets import FileTarget
+from crashpy.kdump.targets import Entry, FileTarget
 from crashpy.kdump.urls import Url
 from crashpy.opening.options import OpenOptions
 
@@ -345,6 +346,31 @@ def test_beside_a_dump_that_was_just_saved(examples: Path, kernel: str, tmp_path
         sums = (folder / "SHA256SUMS").read_text()
         assert f"{digest}  vmcore\n" in sums
         assert "modules/ext2.ko" in sums
+
+
+def test_a_bundle_is_fetched_whole(made: Path, tmp_path: Path) -> None:
+    with Server(Url("file", str(made))) as place:
+        fetch(place, tmp_path / "here", quiet=True)
+    assert bundle.main(["--check", str(tmp_path / "here")]) == 0
+
+
+def test_a_server_cannot_write_elsewhere(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may say any name, ../../.bashrc as well."""
+    names = "../evil", "/evil", "..", "modules/evil"
+
+    def entries(self: FileTarget, folder: str = "") -> list[Entry]:
+        evil = [Entry(name, "file", 1) for name in names] if folder != ".." else []
+        return [*real(self, folder), *evil, Entry("../..", "folder")]
+
+    real = FileTarget.entries
+    monkeypatch.setattr(FileTarget, "entries", entries)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    with Server(Url("file", str(made))) as place:
+        fetch(place, tmp_path / "a" / "b" / "here", quiet=True)
+    assert [path.name for path in tmp_path.rglob("*evil*")] == []
+    assert not Path("/evil").exists()
 
 
 def test_names_in_the_checksums_are_escaped() -> None:

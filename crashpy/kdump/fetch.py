@@ -6,7 +6,8 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from crashpy.command import CommandError
@@ -45,8 +46,7 @@ def main(words: Sequence[str]) -> int:
 
 def fetch(target: Target, here: Path, *, quiet: bool = False, verify: bool = True) -> None:
     """All files of one dump's folder. Raises CommandError."""
-    files = [entry for entry in target.entries() if entry.kind == "file"]
-    files = [entry for entry in files if not entry.name.endswith(INCOMPLETE)]
+    files = [entry for entry in _files(target) if not entry.name.endswith(INCOMPLETE)]
     dumps = [entry for entry in files if kind(entry.name) == "dump"]
     if not dumps:
         raise CommandError(f"{target.url}: no complete dump there")
@@ -56,6 +56,26 @@ def fetch(target: Target, here: Path, *, quiet: bool = False, verify: bool = Tru
         _fetch(target, entry, here / entry.name, expected.get(entry.name), quiet=quiet)
     if verify:
         _verify([here / entry.name for entry in dumps])
+
+
+def _files(target: Target) -> Iterator[Entry]:
+    """What is in the folder, and in its folders, as a bundle's modules.
+
+    A server may say any name: none leads out of the folder that it is fetched to.
+    """
+    for entry in target.entries():
+        if not _plain(entry.name):
+            continue
+        if entry.kind == "file":
+            yield entry
+        elif entry.folder:
+            for inner in target.entries(entry.name):
+                if inner.kind == "file" and _plain(inner.name):
+                    yield replace(inner, name=f"{entry.name}/{inner.name}")
+
+
+def _plain(name: str) -> bool:
+    return "/" not in name and name not in ("", ".", "..")
 
 
 def _sums(target: Target) -> dict[str, str]:
@@ -71,6 +91,7 @@ def _fetch(target: Target, entry: Entry, path: Path, expected: str | None, *, qu
         if expected in (None, _sha256(path)):
             return
         path.unlink()  # of another dump, or damaged
+    path.parent.mkdir(0o700, exist_ok=True)
     draft = path.with_name(path.name + INCOMPLETE)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     with os.fdopen(os.open(draft, flags, 0o600), "r+b") as file:
