@@ -60,10 +60,10 @@ hostname -F /etc/hostname
 echo 1 >/proc/sys/kernel/sysrq
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.2.2
+exec 3<>/dev/ttyS1  # held open: what comes while nobody has it open is lost
 stty -F /dev/ttyS1 raw -echo
-echo "the machine is up"
-echo MACHINE-READY >/dev/ttyS1
-cat /dev/ttyS1 | sh >/dev/ttyS1 2>&1
+echo MACHINE-READY >&3
+cat <&3 | sh >&3 2>&1
 """
 
 FILES = {

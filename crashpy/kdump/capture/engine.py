@@ -45,11 +45,11 @@ class Engine:
 
 SAVING = (
     "crashpy.kdump.capture.run",
+    "crashpy.kdump.config",
+    "crashpy.kdump.saving",
+    "crashpy.kdump.inventory",
     "crashpy.convert",
-    "crashpy.vmcore.write",
-    "crashpy.vmcore.codecs",
-    "crashpy.vmcore.filter",
-    "crashpy.vmcore.memory",
+    "crashpy.vmcore.log",
     "encodings.idna",
     "encodings.ascii",
     "encodings.latin_1",
@@ -60,7 +60,7 @@ PACKERS = {
     "snappy": ("cramjam",),
 }
 PROTOCOLS = {
-    "ftp": ("crashpy.kdump.ftp", "ftplib"),
+    "ftp": ("crashpy.kdump.ftp",),
     "sftp": ("crashpy.kdump.ssh", "paramiko"),
     "ssh": ("crashpy.kdump.ssh", "paramiko"),
 }

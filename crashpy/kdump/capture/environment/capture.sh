@@ -222,8 +222,8 @@ save() {
 told() { head -c 65536 "$VMCORE" | tr '\0' '\n' | sed -n "s/^$1=//p" | head -n 1; }
 
 save_native() {
-  export FOLDER
-  PYTHONHOME=/usr run python3 -S -c 'from crashpy.kdump.capture.run import main; main()' "$VMCORE"
+  export FOLDER PYTHONHOME=/usr
+  run python3 -S -c 'from crashpy.kdump.capture.run import main; main()' "$VMCORE"
 }
 
 # SUSE's layout: [HOST-]YYYY-MM-DD-HH-MM with README.txt, dmesg and vmcore.
