@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
+import isolated
 import pytest
 import zstandard
 
@@ -63,19 +62,8 @@ def small(tmp_path: Path) -> Contents:
 
 
 def alone(bundle: Path, examples: Path, *commands: str) -> str:
-    """Open a folder where neither the examples, a cache nor a server can be found."""
-    script = f'mount -t tmpfs tmpfs {examples}; exec "$@"'
-    words = [sys.executable, "-m", "crashpy", "-s", "--no_crashrc", str(bundle)]
-    for command in commands:
-        words += ["-c", command]
-    environment = {"PATH": os.environ["PATH"], "HOME": "/proc", "TZ": "UTC"}
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *words],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment,
-        cwd="/",
-    )  # fmt: skip
-    assert "unshare" not in done.stderr, "this test is run by root, as CI does"
-    return done.stdout + done.stderr
+    """Open a folder where the examples cannot be found."""
+    return isolated.crashpy([examples], str(bundle), *(w for c in commands for w in ("-c", c)))
 
 
 def unpacked(archive: Path) -> Path:

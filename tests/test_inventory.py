@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 import forms
 import pytest
+import servers
+from places import PROTOCOLS, Places
 
 from crashpy.kdump import inventory
 from crashpy.kdump.inventory import SavedDump, dumps_below, panic_in, table, to_free, too_many
@@ -519,3 +521,50 @@ def test_prune_leaves_alone_what_is_mounted(five: Path) -> None:
     assert "another disk is mounted there" in done.stderr
     assert done.stdout.endswith("precious\n")
     assert present(five) == [DAYS[0], DAYS[4]]
+
+
+# On servers
+
+
+@pytest.fixture(scope="module")
+def places() -> Iterator[Places]:
+    shared = Places()
+    yield shared
+    shared.close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_on_a_server(
+    places: Places,
+    protocol: str,
+    flat: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    where = places[protocol]
+    files = {f"web1-{day}/{name}": data for day in DAYS for name, data in
+             (("vmcore", flat), ("dmesg", LOG.encode()))}  # fmt: skip
+    files |= {f"db-{DAYS[0]}/vmcore": flat, f"web1-{DAYS[4]}/vmcore": flat[:-1], "a b/c d": b"x"}
+    top = where.server.seen("open")
+    for name, data in files.items():
+        (top / name).parent.mkdir(exist_ok=True)
+        (top / name).write_bytes(data)
+    for path in (top, *top.rglob("*")):
+        os.chown(path, servers.UID, servers.UID)
+    words = [where.url("open"), *where.options]
+    assert inventory.list_main([*words, "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert servers.PASSWORD not in shown
+    rows = [json.loads(line) for line in shown.splitlines()]
+    assert [(row["folder"], row["state"], row["panic"], row["release"]) for row in rows] == [
+        (f"db-{DAYS[0]}", "complete", "", RELEASE),
+        *((f"web1-{day}", "complete", PANIC, RELEASE) for day in DAYS[:4]),
+        (f"web1-{DAYS[4]}", "incomplete", PANIC, RELEASE),
+    ]
+    assert inventory.prune_main([*words, "--keep", "1", "--yes"]) == 0
+    assert {name.partition("/")[0] for name in where.found()} == {
+        *(f"db-{DAYS[0]}", f"web1-{DAYS[3]}", f"web1-{DAYS[4]}", "a b")
+    }

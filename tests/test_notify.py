@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mailservers
+import places
 import pytest
+import servers
 from mailservers import DOMAIN, Postfix
 
 from crashpy.kdump import notify
@@ -380,6 +382,22 @@ def test_so_many_that_it_stops(crash: Path, run: Run, monkeypatch: pytest.Monkey
         status, _, said = run(crash, "--server", f"localhost:{server.port}", "--to", "a@x.test")
         assert (status, len(server.mails)) == (1, 1)
     assert "1 more dumps: run it again" in said
+
+
+def test_dumps_on_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with places.place("sftp") as where, mailservers.fake() as server:
+        save(where.server.seen("open") / "web1-2026-11-20-10-00")
+        subprocess.run(["chown", "-R", str(servers.UID), where.server.seen("open")], check=True)
+        words = [*where.options, "--server", f"localhost:{server.port}", "--to", "a@x.test"]
+        monkeypatch.setenv("CRASHPY_PASSWORD", servers.PASSWORD)
+        url = where.url("open", password=None)
+        for expected in (1, 1):
+            assert notify.main([url, *words]) == 0
+            assert len(server.mails) == expected
+        assert "web1-2026-11-20-10-00/.notified" in where.found()
+    text = server.mails[0][1].as_string()
+    assert servers.PASSWORD not in text
 
 
 # The mail
