@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crashpy.command import CommandError
 from crashpy.kdump.config import Config
+from crashpy.kdump.proof import changed, read
 from crashpy.kdump.services import enabled, unit
 from crashpy.kdump.size import MIB, need, shown
 from crashpy.kdump.status import Status, stale, status
@@ -49,6 +50,7 @@ def check(system: System, *, network: bool = True) -> Iterator[Finding]:
     yield from _target(config, network)
     yield from _mail(config, network)
     yield from _values(config)
+    yield from _proof(config, found)
 
 
 def _machine(system: System, found: Status) -> Iterator[Finding]:
@@ -375,6 +377,31 @@ def _values(config: Config) -> Iterator[Finding]:
                         "the value is ignored, or the line is an error",
                         "correct it with `crashpy setup configure`",
                     )
+
+
+def _proof(config: Config, found: Status) -> Iterator[Finding]:
+    """Whether it was ever tried, and with what is there now."""
+    proof = found.proof
+    if proof is None:
+        try:
+            proof = read(config.system)
+        except CommandError as error:
+            yield Finding("warning", str(error), "whether it was tested is not known", "remove it")
+            return
+    again = "`crashpy setup test`"
+    if proof is None:
+        what = "nobody has tried whether a crash leaves a dump here"
+        yield Finding("warning", what, "whether it does shows at the next crash", again)
+    elif proof.state == "fail":
+        what = f"the test of {proof.started} UTC left no dump: {proof.why}"
+        yield Finding("error", what, "the next crash leaves none either", again)
+    elif proof.state == "pending":
+        what = f"the test of {proof.started} UTC has no result yet"
+        look = "`crashpy setup test --result`, after the crash"
+        yield Finding("warning", what, "whether a crash leaves a dump is not known", look)
+    elif changed_since := changed(config, proof):
+        what = f"{' and '.join(changed_since)} changed after the test of {proof.started} UTC"
+        yield Finding("warning", what, "what was tested is not what is there now", again)
 
 
 def lines(findings: list[Finding]) -> Iterator[str]:

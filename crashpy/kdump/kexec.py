@@ -30,7 +30,7 @@ def image(config: Config, *, kernel: str = "", initrd: str = "", append: str = "
     if running is None:
         raise Refused("/proc/cmdline cannot be read: is /proc mounted?")
     dialect = config.dialect
-    kernel = kernel or _found(system, [*dialect.kernels(config, release or "")])
+    kernel = kernel or found_kernel(system, [*dialect.kernels(config, release or "")])
     if not system.path(kernel).is_file():
         raise Refused(f"{system.shown(kernel)}: there is no such kernel")
     disk = initrd or dialect.initrd(config, release or "")
@@ -44,7 +44,7 @@ def image(config: Config, *, kernel: str = "", initrd: str = "", append: str = "
     return Image(kernel, disk, joined(dialect.command_line(config, running), append))
 
 
-def _found(system: System, names: list[str]) -> str:
+def found_kernel(system: System, names: list[str]) -> str:
     found = next((name for name in names if system.path(name).is_file()), None)
     if found is None and len(names) > 1:
         release = names[-1].split("/")[-2]

@@ -158,7 +158,7 @@ def _backup(system: System, edit: Edit) -> str:
         if not copy.exists():
             break
         copy = path.with_name(name.replace(".bak", f"-{number}.bak"))
-    _replace(copy, (edit.old or "").encode("utf-8", "surrogateescape"), like=path)
+    replace_file(copy, (edit.old or "").encode("utf-8", "surrogateescape"), like=path)
     return str(copy)
 
 
@@ -166,10 +166,10 @@ def _write(system: System, edit: Edit) -> None:
     path = system.path(edit.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = edit.new.encode("utf-8", "surrogateescape")
-    _replace(path, data, like=path, private=edit.private)
+    replace_file(path, data, like=path, private=edit.private)
 
 
-def _replace(path: Path, data: bytes, *, like: Path, private: bool = False) -> None:
+def replace_file(path: Path, data: bytes, *, like: Path, private: bool = False) -> None:
     """Write a file whole or not at all, with the mode, owner and labels of another."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -219,7 +219,7 @@ def _undo(system: System, written: list[Edit], backups: list[str]) -> None:
             elif system.read(edit.name) != edit.old:
                 data = edit.old.encode("utf-8", "surrogateescape")
                 backup = next((Path(b) for b in backups if b.startswith(f"{path}.")), path)
-                _replace(path, data, like=backup)
+                replace_file(path, data, like=backup)
     for copy in backups:
         with contextlib.suppress(OSError):
             Path(copy).unlink()

@@ -364,6 +364,86 @@ def _kexec_arguments(parser: argparse.ArgumentParser) -> None:
     _writes(parser)
 
 
+def _test(system: System, asked: argparse.Namespace) -> int:
+    """Prove it: in a virtual machine, or on this one."""
+    from crashpy.kdump import proof
+    from crashpy.kdump.reboot import confirmed
+
+    config = Config.read(system)
+    if asked.on_this_machine and asked.result:
+        raise Refused("--on-this-machine begins a test, --result looks how it ended")
+    if asked.result:
+        return _result(config)
+    if asked.on_this_machine:
+        proof.ready(config)
+        _say(f"note: {step}" for step in proof.STEPS)
+        if not asked.dry_run:
+            confirmed(_typed("Type the name of this machine to crash it: "))
+            proof.crash(config)
+        return DONE
+    return _rehearse(config, asked)
+
+
+def _result(config: Config) -> int:
+    from crashpy.kdump import proof
+    from crashpy.kdump.plan import save_plan
+    from crashpy.kdump.targets import Login
+
+    plan = save_plan(config)
+    login = Login(identity=next(iter(plan.ssh_keys), None), host_key=plan.host_key or None)
+    found = proof.judged(config, remote=login)
+    if found is None:
+        raise Refused("nothing was ever tried here: `crashpy setup test`")
+    if found != proof.read(config.system):
+        proof.write(config.system, found)
+    _say(proof.lines(found))
+    return DONE if found.state == "success" else FINDINGS
+
+
+def _rehearse(config: Config, asked: argparse.Namespace) -> int:
+    import tempfile
+
+    from crashpy.kdump import proof, rehearsal
+    from crashpy.kdump.size import parse_size
+
+    chosen = rehearsal.machine(
+        config,
+        crashkernel=asked.crashkernel or "",
+        memory_bytes=parse_size(asked.memory) if asked.memory else None,
+        seconds=asked.seconds,
+    )
+    if asked.dry_run:
+        _say(rehearsal.lines(chosen))
+        return DONE
+    begun = proof.begun(config, proof.MACHINE)
+    with tempfile.TemporaryDirectory(prefix="crashpy-") as scratch:
+        folder = rehearsal.empty_folder(asked.keep) if asked.keep else Path(scratch)
+        outcome = rehearsal.rehearse(config, chosen, folder, say=lambda line: _say([line]))
+    if outcome.dump:
+        said = f"{outcome.size_bytes} bytes in {outcome.seconds:.0f} seconds"
+        ended = begun.ends("success", dump=outcome.dump if asked.keep else said)
+    else:
+        ended = begun.ends("fail", why=outcome.why)
+        _say(f"console: {row}" for row in outcome.console)
+    try:
+        proof.write(config.system, ended)
+    except OSError as error:
+        _say([f"note: not written down: {error.filename}: {error.strerror}"])
+    _say(proof.lines(ended))
+    return DONE if outcome.dump else FINDINGS
+
+
+def _test_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--on-this-machine", action="store_true", help="crash this machine, not a virtual one")
+    add("--result", action="store_true", help="after its reboot: whether a dump has come")
+    add("--crashkernel", metavar="SIZE", help="of the virtual machine, instead of this one's")
+    add("--memory", metavar="SIZE", help="of the virtual machine")
+    add("--seconds", metavar="N", type=int, default=900, help="after which it has failed")
+    add("--keep", metavar="DIR", help="leave its console and the dump there")
+    add("--dry-run", action="store_true", help="show what would be done")
+
+
 def _tui(system: System, asked: argparse.Namespace) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Refused("it needs a terminal: `crashpy setup configure` does not")
@@ -438,6 +518,7 @@ VERBS: dict[
     "disable": ("do not", _writes, _switch(False)),
     "load": ("load the capture kernel now", _load_arguments, _load),
     "kexec": ("a fast reboot: load what the boot loader would start", _kexec_arguments, _kexec),
+    "test": ("crash a virtual machine, or this one, and see the dump", _test_arguments, _test),
     "tui": ("all of it on a screen, in the pages of YaST's module", _writes, _tui),
     "unload": ("unload it: a crash leaves no dump from then on", _writes, _unload),
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from crashpy.command import CommandError
 from crashpy.kdump.config import Config, settings
 from crashpy.kdump.dialects import Value
+from crashpy.kdump.proof import Proof, judged
 from crashpy.kdump.reboot import started_by_kexec
 from crashpy.kdump.services import enabled, unit
 from crashpy.kdump.size import capture_initrd, parse_values, reserved, shown
@@ -34,6 +35,7 @@ class Status:
     secure_boot: bool | None
     settings: dict[str, Value] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)  # files newer than the capture initrd
+    proof: Proof | None = None  # the last `setup test`
 
 
 def status(system: System) -> Status:
@@ -71,6 +73,7 @@ def status(system: System) -> Status:
         secure_boot=system.secure_boot,
         settings=dict(settings(config)) if config else {},
         stale=stale(config) if config else [],
+        proof=_proof(config) if config else None,
     )
 
 
@@ -99,6 +102,13 @@ def _reasons(
     yield "no capture kernel is loaded: `crashpy setup load`"
 
 
+def _proof(config: Config) -> Proof | None:
+    try:
+        return judged(config)
+    except CommandError:
+        return None  # damaged: the check says so
+
+
 def stale(config: Config) -> list[str]:
     """Files that changed since the capture environment was built from them.
 
@@ -111,6 +121,13 @@ def stale(config: Config) -> list[str]:
     built = system.path(initrd).stat().st_mtime
     names = config.dialect.files if config.dialect.name != "debian" else ("/etc/kdump/sysctl.conf",)
     return [n for n in names if system.exists(n) and system.path(n).stat().st_mtime > built]
+
+
+def _tested(proof: Proof | None) -> str:
+    if proof is None:
+        return "never: `crashpy setup test`"
+    why = f": {proof.why}" if proof.why else ""
+    return f"{proof.state}, on {proof.how}, {proof.ended or proof.started} UTC{why}"
 
 
 def lines(found: Status) -> Iterator[str]:
@@ -131,6 +148,7 @@ def lines(found: Status) -> Iterator[str]:
         yield "next:         a kernel is loaded for a fast reboot"
     yield f"lockdown:     {found.lockdown or '--'}, Secure Boot {answer[found.secure_boot]}"
     yield f"system:       {found.distribution or '--'}"
+    yield f"tested:       {_tested(found.proof)}"
     for name in found.stale:
         yield f"stale:        {name} is newer than the capture environment: it must be rebuilt"
     if found.settings:
