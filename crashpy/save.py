@@ -129,7 +129,7 @@ def _save(asked: argparse.Namespace) -> None:
 def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, str]:
     """The plan, who logs in, and the core: options go before the configuration."""
     from crashpy.kdump.logins import login_of
-    from crashpy.kdump.plan import SavePlan, hide, save_plan
+    from crashpy.kdump.plan import SavePlan, save_plan
     from crashpy.kdump.urls import Url, parse
 
     login = login_of(asked)
@@ -145,7 +145,7 @@ def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, str]:
         *cores, url = places
         core = cores[0] if cores else CORE
         if len(cores) > 1:
-            raise CommandError(f"one core and one URL: what is {hide(cores[1])}?")
+            raise CommandError(f"one core and one URL, not {len(places)}")
     else:
         raise CommandError("say where the dump goes: a folder, PROTOCOL://..., or --config")
     if asked.config is not None:
@@ -201,7 +201,9 @@ def _tool(asked: argparse.Namespace, plan: SavePlan, core: Vmcore) -> Tool | Non
     if tool is None:
         _say(asked, "makedumpfile is not installed: crashpy writes the dump", always=True)
         return None
-    reasons = [objection(tool, core.vmcoreinfo, level, plan.format) for level in plan.levels]
+    before = core.header.dump_level if core.header else 0  # it filters by these rules again
+    levels = [before | level for level in plan.levels]
+    reasons = [objection(tool, core.vmcoreinfo, level, plan.format) for level in levels]
     reason = next(filter(None, reasons), "")
     if core.flattened or core.packing:
         reason, forced = "makedumpfile does not read flattened or packed cores", False
@@ -232,7 +234,7 @@ def _to_output(saving: Saving) -> None:
         lost = 0
     else:
         done = engine.native(
-            flat, saving.memory, level, plan.format,
+            flat, engine.chosen(saving.memory, level)[0], plan.format,
             threads=plan.threads, progress=saving.progress,
         )  # fmt: skip
         lost = done.lost_pages

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO
 
+import numpy as np
+
 from crashpy.command import CommandError
 from crashpy.kdump.logins import environment
 from crashpy.vmcore.codecs import codec
 from crashpy.vmcore.files import FLATTENED
-from crashpy.vmcore.memory import Memory
-from crashpy.vmcore.write import Progress, Sink, select, write_elf, write_kdump
+from crashpy.vmcore.memory import KdumpMemory, Memory, Unmapped
+from crashpy.vmcore.write import Progress, Selection, Sink, select, write_elf, write_kdump
 
 LETTERS = {"zlib": "-c", "lzo": "-l", "snappy": "-p", "zstd": "-z", "plain": "", "elf": "-E"}
 SAFE_THREADS = (1, 7, 8)  # before, --num-threads could damage pages
@@ -38,16 +40,39 @@ class Filtered:
 # Ours
 
 
+def chosen(memory: Memory, level: int) -> tuple[Selection, str]:
+    """The pages that a level keeps; all there are, and why, where that cannot be told.
+
+    A damaged core is better saved whole than not at all.
+    """
+    try:
+        return select(memory, level), ""
+    except (CommandError, Unmapped) as error:
+        return _everything(memory), f"nothing is left out, as the pages cannot be told: {error}"
+
+
+def _everything(memory: Memory) -> Selection:
+    size = -(-memory.max_mapnr // 8)
+    existed, kept = bytearray(size), bytearray(size)
+    step = 1 << 18
+    for low in range(0, memory.max_mapnr, step):
+        high = min(low + step, memory.max_mapnr)
+        for bits, into in ((memory.existed, existed), (memory.stored, kept)):
+            into[low // 8 : -(-high // 8)] = np.packbits(
+                bits(low, high), bitorder="little"
+            ).tobytes()
+    level = memory.level if isinstance(memory, KdumpMemory) else 0
+    return Selection(memory, 0, level, existed, kept)
+
+
 def native(
     sink: Sink,
-    memory: Memory,
-    level: int,
+    selection: Selection,
     form: str,
     *,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Filtered:
-    selection = select(memory, level)
     if form == "elf":
         written = write_elf(sink, selection, progress=progress)
     else:
@@ -170,7 +195,9 @@ def makedumpfile(
             said.seek(0)
             lines = said.read().decode(errors="replace").split("\n")
             words = [line.strip() for line in lines if line.strip()]
-            raise CommandError(f"makedumpfile failed: {words[0] if words else process.returncode}")
+            status = process.returncode
+            ended_by = f"signal {-status}" if status < 0 else f"status {status}"
+            raise CommandError(f"makedumpfile failed: {words[0] if words else ended_by}")
     return Filtered(None, 0)
 
 

@@ -117,7 +117,7 @@ class FtpTarget(Target):
         try:
             getattr(self._ftp, what)(*paths)
         except ftplib.Error as error:
-            raise CommandError(f"{paths[0]}: {_said(error)}") from None
+            raise CommandError(f"{posixpath.basename(paths[0])}: {_said(error)}") from None
 
     @explained
     def _stream(self, file: str) -> _FtpStream:
@@ -129,7 +129,7 @@ class FtpTarget(Target):
             try:
                 data = self._ftp.transfercmd(f"RETR {self.path(file)}", offset or None)
             except ftplib.Error as error:
-                raise CommandError(f"{self.path(file)}: {_said(error)}") from None
+                raise CommandError(f"{posixpath.basename(file)}: {_said(error)}") from None
             whole = False
             try:
                 with data:
@@ -155,7 +155,7 @@ class _FtpStream:
         try:
             self._data = ftp.transfercmd(f"STOR {path}")
         except ftplib.Error as error:
-            raise CommandError(f"{path}: {_said(error)}") from None
+            raise CommandError(f"{posixpath.basename(path)}: {_said(error)}") from None
         self._data.settimeout(PATIENCE)
         self._sent = 0
 

@@ -26,7 +26,7 @@ from crashpy.vmcore.filter import Level
 from crashpy.vmcore.kdump import DESCRIPTOR
 from crashpy.vmcore.memory import Memory, Unmapped, memory_of
 from crashpy.vmcore.recognise import Vmcore
-from crashpy.vmcore.write import Progress, Selection, select
+from crashpy.vmcore.write import Progress, Selection
 
 if TYPE_CHECKING:
     from crashpy.kdump.inventory import SavedDump
@@ -48,6 +48,7 @@ class Saving:
     progress: Progress | None = None
     say: Callable[[str], None] = lambda _: None
     _memory: Memory | None = field(default=None, init=False)
+    _selected: dict[int, Selection] = field(default_factory=dict, init=False)
 
     @property
     def memory(self) -> Memory:
@@ -119,7 +120,14 @@ class Saving:
             return 0
         if self.plan.format == "raw":
             return self.core.file.size
-        return estimated(select(self.memory, level), self.plan.format)
+        return estimated(self._selection(level), self.plan.format)
+
+    def _selection(self, level: int) -> Selection:
+        if level not in self._selected:
+            self._selected[level], doubt = engine.chosen(self.memory, level)
+            if doubt:
+                self.say(doubt)
+        return self._selected[level]
 
     def _folder(self, target: Target) -> str:
         """YYYY-MM-DD-HH-MM; on servers with the machine's name or address before it."""
@@ -198,7 +206,7 @@ class Saving:
                 )  # fmt: skip
             else:
                 done = engine.native(
-                    watched, self.memory, level, plan.format,
+                    watched, self._selection(level), plan.format,
                     threads=plan.threads, progress=self.progress,
                 )  # fmt: skip
             sink.finish()
