@@ -195,6 +195,8 @@ def bt(
     if len(cpus) > 1:
         yield Remark("only one -c option allowed")
         raise UsageError
+    if lines and dump.symtab is not None:  # of modules whose files are loaded they are
+        yield Remark("line numbers are not available")
     options = Options(
         text=text or all_text,
         all_text=all_text,

@@ -163,6 +163,9 @@ def foreach(
         dump.report("no keywords specified")
         return iter(())
     refuse(given, dump.report)
+    if given.keyword == "bt" and given.has("l") and dump.symtab is not None:
+        dump.report("line numbers are not available")
+        given.letters[:] = [each for each in given.letters if each[0] != "l"]
     tasks = _in_order(dump, given, chosen)
     return _each(dump, given, tasks, session)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import os
 import re
+import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,29 +18,36 @@ from crashpy.session import Session
 
 HERE = Path(__file__).parent
 LISTS = sorted((HERE / "golden" / "commands").glob("*.txt"))
+LIVE_LISTS = sorted((HERE / "live" / "commands").glob("*.txt"))
 VALUE = re.compile(r"\$\d+ = ")  # gdb counts what it printed, and skips what it could not
+Pattern = re.Pattern[str]
 
 
 @dataclass(frozen=True)
 class Difference:
-    command: re.Pattern[str]
-    lines: re.Pattern[str] | None
-    within: re.Pattern[str] | None
+    """One entry of bare_differences.toml, which says what each part means."""
+
+    command: Pattern
     reason: str
+    lines: Pattern | None = None
+    text: Pattern | None = None
+    bare_text: Pattern | None = None
+    words: tuple[Pattern, Pattern] | None = None
+    answers: tuple[Pattern, Pattern] | None = None
 
 
 @functools.cache
 def known_differences() -> tuple[Difference, ...]:
-    entries = tomllib.loads((HERE / "bare_differences.toml").read_text())["difference"]
-    return tuple(
-        Difference(
-            re.compile(entry["command"]),
-            re.compile(entry["lines"], re.MULTILINE) if "lines" in entry else None,
-            re.compile(entry["within"], re.MULTILINE) if "within" in entry else None,
-            entry["reason"],
-        )
-        for entry in entries
-    )
+    found = []
+    for entry in tomllib.loads((HERE / "bare_differences.toml").read_text())["difference"]:
+        parts = dict(entry)
+        for part in parts.keys() & {"command", "lines", "text", "bare_text"}:
+            parts[part] = re.compile(parts[part], re.MULTILINE)
+        for part in parts.keys() & {"words", "answers"}:
+            dwarf, bare = parts[part]
+            parts[part] = re.compile(dwarf), re.compile(bare)
+        found.append(Difference(**parts))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -50,26 +60,43 @@ class Pair:
     def identical(self) -> bool:
         return self.dwarf == self.bare
 
-    @property
+    @functools.cached_property
     def unexplained(self) -> list[str]:
         """What no entry of bare_differences.toml accounts for, as a diff."""
         if self.identical:
             return []
+        known = [each for each in known_differences() if each.command.fullmatch(self.line)]
         dwarf, bare = self.dwarf, self.bare
-        for known in known_differences():
-            if not known.command.fullmatch(self.line):
-                continue
-            if not known.lines and not known.within:
+        for each in known:
+            if each.answers and all(
+                pattern.fullmatch(text)
+                for pattern, text in zip(each.answers, (dwarf, bare), strict=True)
+            ):
                 return []
-            if known.lines:
-                dwarf, bare = (
-                    "\n".join(x for x in text.split("\n") if not known.lines.search(x))
-                    for text in (dwarf, bare)
-                )
-            if known.within:
-                dwarf, bare = known.within.sub("", dwarf), known.within.sub("", bare)
-        one, other = dwarf.splitlines(), bare.splitlines()
+            if each.text:
+                dwarf = each.text.sub("", dwarf)
+            if each.bare_text:
+                bare = each.bare_text.sub("", bare)
+        only = [each.lines for each in known if each.lines]
+        other = bare.splitlines()
+        both = set(other)
+        one = [
+            x for x in dwarf.splitlines() if x in both or not any(lines.search(x) for lines in only)
+        ]
+        if len(one) == len(other):
+            words = [each.words for each in known if each.words]
+            one = [_in_words(x, y, words) for x, y in zip(one, other, strict=True)]
         return list(difflib.unified_diff(one, other, "dwarf", "bare", "", "", 0))[2:]
+
+
+def _in_words(dwarf: str, bare: str, words: Sequence[tuple[Pattern, Pattern]]) -> str:
+    """The line without vmlinux where both have the same words, but for those that may differ."""
+    pairs = list(zip(dwarf.split(), bare.split(), strict=False))
+    same = len(dwarf.split()) == len(bare.split()) and all(
+        x == y or any(one.fullmatch(x) and other.fullmatch(y) for one, other in words)
+        for x, y in pairs
+    )
+    return bare if same and any(x != y for x, y in pairs) else dwarf
 
 
 def sessions(kernel: Path, dump: Path) -> tuple[Session, Session]:
@@ -82,27 +109,55 @@ def sessions(kernel: Path, dump: Path) -> tuple[Session, Session]:
     return found[0], found[1]
 
 
-def compared(kernel: Path, dump: Path, lists: Sequence[Path] = LISTS) -> Iterator[Pair]:
-    """Every line of the lists, in both sessions."""
+def lines_of(path: Path, session: Session) -> Iterator[str]:
+    """The command lines of a list, with what its @let lines find out in that session."""
+    names: dict[str, str] = {}
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$([A-Z][A-Z0-9_]*)", lambda m: names.get(m[1], m[0]), text)
+
+    for raw in path.read_text().splitlines():
+        if not raw.strip() or raw.startswith("#"):
+            continue
+        if let := re.match(r"@let (\w+) = (.*?) :: (.*)$", raw):
+            answer = answer_of(session, filled(let[2]))
+            if found := re.search(filled(let[3]), answer, re.MULTILINE):
+                names[let[1]] = found[1]
+        elif not re.search(r"\$[A-Z]", line := filled(raw)):
+            yield line
+
+
+def compared(
+    kernel: Path, dump: Path, lists: Iterable[Path] = LISTS, *, modules: Path | None = None
+) -> Iterator[Pair]:
+    """Every line of the lists, in both sessions; that with vmlinux has the `modules`' files."""
     dwarf, bare = sessions(kernel, dump)
+    if modules:
+        answer_of(dwarf, f"mod -S {modules}")
     for path in lists:
-        names: dict[str, str] = {}
-
-        def filled(text: str, names: dict[str, str] = names) -> str:
-            return re.sub(r"\$([A-Z][A-Z0-9_]*)", lambda m: names.get(m[1], m[0]), text)
-
-        for raw in path.read_text().splitlines():
-            if not raw.strip() or raw.startswith("#"):
-                continue
-            if let := re.match(r"@let (\w+) = (.*?) :: (.*)$", raw):
-                if found := re.search(filled(let[3]), _answer(dwarf, filled(let[2])), re.MULTILINE):
-                    names[let[1]] = found[1]
-                continue
-            line = filled(raw)
-            if not re.search(r"\$[A-Z]", line):
-                yield Pair(line, _answer(dwarf, line), _answer(bare, line))
+        for line in lines_of(path, dwarf):
+            yield Pair(line, answer_of(dwarf, line), answer_of(bare, line))
 
 
-def _answer(session: Session, line: str) -> str:
-    printed = "\n".join(text for step in line.split(" ;; ") for text in session.run(step))
-    return VALUE.sub("$ = ", printed)
+def answer_of(session: Session, line: str) -> str:
+    """What a line prints, in pipes as well."""
+    with _printed() as elsewhere:
+        printed = [text for step in line.split(" ;; ") for text in session.run(step)]
+    return VALUE.sub("$ = ", "\n".join([*printed, *elsewhere]))
+
+
+@contextlib.contextmanager
+def _printed() -> Iterator[list[str]]:
+    """What programs write to the standard output meanwhile."""
+    texts: list[str] = []
+    kept = os.dup(1)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            yield texts
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+        file.seek(0)
+        if printed := file.read().decode(errors="replace"):
+            texts.append(printed)

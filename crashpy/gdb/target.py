@@ -22,7 +22,7 @@ NO_NAMES = (SymbolKind.SECTION, SymbolKind.FILE)
 NUMBERED = re.compile(r"^(?=[a-z][a-z0-9_]*\.\d+$)([a-z0-9_]*).*")
 # Data that the linker script names, and the symbol table itself: no objects.
 EDGE = re.compile(
-    r"^kallsyms_|^_.*(start|end|begin|stop|aligned)|^_[es]\w*(data|text)$"
+    r"^kallsyms_|^_.*(start|end|begin|stop|aligned)|^_[es]\w*(data|text)$|^_text$"
     r"|^init_(stack|thread_union)$"
 )
 CHUNK = 64  # bytes read at once of a string: most end in the first
@@ -124,6 +124,7 @@ class Target:
             found = sorted(self.prog.symbols(address), key=lambda s: s.name, reverse=True)
         except LookupError:
             return "", 0
+        found.sort(key=lambda s: EDGE.search(s.name) is not None)
         known = sized = None
         for symbol in found:
             if symbol.kind == SymbolKind.FUNC:

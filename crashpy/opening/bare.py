@@ -37,6 +37,7 @@ from crashpy.opening.btf import KINDS_OF, Btf, BtfError, Kind
 from crashpy.opening.errors import OpeningError
 from crashpy.opening.kallsyms import KallsymsError, read_kallsyms
 from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, Columns, SymbolFinder, table_of
+from crashpy.opening.tables import TABLES, find_tables
 
 if TYPE_CHECKING:
     from crashpy.modules import Module
@@ -313,11 +314,14 @@ def _kernel_btf(prog: Program) -> bytes:
 
 
 def _kernel_symbols(prog: Program, vmcoreinfo: Mapping[str, str]) -> Columns:
-    if "SYMBOL(kallsyms_names)" not in vmcoreinfo:
-        raise OpeningError(
-            "VMCOREINFO does not say where this kernel keeps its symbols (kernels before 6.0 do"
-            f" not): {NEEDED}, or its System.map (--kallsyms)"
-        )
+    if not vmcoreinfo.keys() >= TABLES:
+        found = find_tables(prog, vmcoreinfo)
+        if found is None:
+            raise OpeningError(
+                "VMCOREINFO does not say where this kernel keeps its symbols (kernels before 6.0"
+                f" do not), and they were not found: {NEEDED}, or its System.map (--kallsyms)"
+            )
+        vmcoreinfo = {**vmcoreinfo, **found}
     try:
         return read_kallsyms(prog, vmcoreinfo)
     except KallsymsError as error:

@@ -17,11 +17,13 @@ from drgn import FaultError, Program
 from crashpy.opening.symtab import Columns
 
 LONGEST_NAMES = 1 << 24  # bytes of compressed names: no kernel has as many
-MOST_SYMBOLS = 1 << 22
+MOST_SYMBOLS = 1 << 20
+PER_MARKER = 256  # names
+DAMAGED = "the kernel's symbol table is damaged"
 
-# What a byte of kallsyms_names is: a token, the letter of a name with the token it begins,
-# or a length.
-TOKEN, FIRST, LENGTH = 0, 1, 2
+# What a byte of kallsyms_names is, but for an ordinary token: the token that begins with the
+# symbol's letter, or a length.
+FIRST, LENGTH = 1, 2
 
 
 class KallsymsError(LookupError):
@@ -43,7 +45,7 @@ def read_kallsyms(prog: Program, vmcoreinfo: Mapping[str, str]) -> Columns:
     try:
         (count,) = struct.unpack("<I", prog.read(at("num_syms"), 4))
         if count > MOST_SYMBOLS:
-            raise KallsymsError("the kernel's symbol table is damaged")
+            raise KallsymsError(DAMAGED)
         (base,) = struct.unpack("<Q", prog.read(at("relative_base"), 8))
         offsets = array("i", prog.read(at("offsets"), 4 * count))
         index = array("H", prog.read(at("token_index"), 512))
@@ -59,29 +61,44 @@ def read_kallsyms(prog: Program, vmcoreinfo: Mapping[str, str]) -> Columns:
     start = int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16)
     values = _values(offsets, base, start, found.__getitem__)
     if len(found) != count or any(map(gt, values, islice(values, 1, None))):
-        raise KallsymsError("the kernel's symbol table is damaged")  # the kernel sorts it
+        raise KallsymsError(DAMAGED)  # the kernel sorts it
     return Columns(values, letters, found)
+
+
+def walk(names: bytes, count: int) -> bytearray:
+    """What each byte of so many names is.
+
+    Raises KallsymsError unless they end before kallsyms_markers, which says where every
+    256th name begins.
+    """
+    what, markers = bytearray(len(names) + 2), []
+    place = 0
+    try:
+        for start in range(0, count, PER_MARKER):
+            markers.append(place)
+            for _ in range(min(PER_MARKER, count - start)):
+                length = names[place]
+                what[place] = LENGTH
+                if length & 0x80:  # more than 127 tokens: two bytes, since Linux 6.1
+                    place += 1
+                    what[place] = LENGTH
+                    length = length & 0x7F | names[place] << 7
+                what[place + 1] = FIRST
+                place += 1 + length
+    except IndexError:
+        raise KallsymsError(DAMAGED) from None
+    kinds = ("I", "Q")  # long up to Linux 4.19
+    if not any(names.startswith(array(k, markers).tobytes(), (place + 7) & ~7) for k in kinds):
+        raise KallsymsError(DAMAGED)
+    return what[:place]
 
 
 def _unpacked(names: bytes, count: int, tokens: list[str]) -> list[str]:
     """After an empty string letter and name of every symbol in turn."""
-    what = bytearray(len(names) + 2)
-    place = 0
-    try:
-        for _ in range(count):
-            length = names[place]
-            what[place] = LENGTH
-            if length & 0x80:  # more than 127 tokens: two bytes, since Linux 6.1
-                place += 1
-                what[place] = LENGTH
-                length = length & 0x7F | names[place] << 7
-            what[place + 1] = FIRST
-            place += 1 + length
-    except IndexError:
-        raise KallsymsError("the kernel's symbol table is damaged") from None
-    wide = bytearray(2 * place)
-    wide[0::2] = names[:place]
-    wide[1::2] = what[:place]
+    what = walk(names, count)
+    wide = bytearray(2 * len(what))
+    wide[0::2] = names[: len(what)]
+    wide[1::2] = what
     first = [f"\0{token[:1] or '?'}\0{token[1:]}" for token in tokens]
     every = tokens + first + [""] * 256
     return "".join(map(every.__getitem__, memoryview(wide).cast("H"))).split("\0")
