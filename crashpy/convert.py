@@ -29,6 +29,7 @@ PACKINGS = {"c": "zlib", "l": "lzo", "p": "snappy", "z": "zstd"}
 def convert(words: Sequence[str]) -> int:
     """`crashpy convert [OPTION]... IN... OUT`; exit status 0, or 1 with a sentence on stderr."""
     asked = _convert_parser().parse_args(words)
+    _no_linear_algebra()
     try:
         return _convert(asked)
     except CommandError as error:
@@ -49,6 +50,7 @@ def verify(words: Sequence[str]) -> int:
         "paths", nargs="+", metavar="FILE", help="files of a split set are one dump"
     )
     asked = parser.parse_args(words)
+    _no_linear_algebra()
     sets: dict[tuple[object, ...], list[Vmcore]] = {}
     status = 0
     for path in dict.fromkeys(asked.paths):
@@ -73,6 +75,11 @@ def verify(words: Sequence[str]) -> int:
         for file in files:
             file.close()
     return status
+
+
+def _no_linear_algebra() -> None:
+    """Keep numpy from starting a thread for each CPU: none would have anything to do."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _set_of(file: Vmcore) -> tuple[object, ...]:

@@ -53,6 +53,11 @@ class Codec:
         return FLAGS[self.name]
 
     @property
+    def at_once(self) -> int:
+        """How many pages make a batch: with all that is under way no more than 50 MiB."""
+        return max(2048 // self.threads, 128)
+
+    @property
     def ahead(self) -> int:
         """How many batches `pack_all` takes before it gives the first one back."""
         return self.threads + 2 if self.threads > 1 else 1

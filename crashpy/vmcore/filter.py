@@ -75,6 +75,7 @@ class Filter:
                 f" {', '.join(lacking) or 'SIZE(page)'}"
             )
         self._size = size
+        self._room = np.empty(0, np.uint8)
         self._column = {name: at for name, at in columns.items() if at is not None}
 
         def bit(name: str, default: int) -> np.uint64:
@@ -164,25 +165,31 @@ class Filter:
                 yield first, min(first + pages, memory.max_mapnr), start
 
     def struct_pages(self, address: int, count: int) -> NDArray[np.uint8]:
-        """Struct pages in bulk; those that the dump lacks are zero: nothing to leave out."""
-        memory = self.memory
-        raw = np.zeros(count * self._size, np.uint8)
+        """Struct pages in bulk; those that the dump lacks are zero: nothing to leave out.
+
+        Valid until the next call.
+        """
+        memory, page_size = self.memory, self.memory.page_size
+        room = -(-count * self._size // page_size) * page_size
+        if room > len(self._room):
+            self._room = np.empty(room, np.uint8)
+        raw = self._room[:room]
+        start = address % page_size  # a section's struct pages begin on a page's boundary
+        if start:
+            raise CommandError(f"{memory.vmcore.path}: cannot filter: struct pages lie askew")
         at = 0
-        while at < len(raw):
+        while at < room:
             try:
-                physical, room = memory.translate(address + at)
+                physical, size = memory.translate(address + at)
             except Unmapped:
-                at += 4096 - (address + at) % 4096
+                raw[at : at + page_size] = 0
+                at += page_size
                 continue
-            room = min(room, len(raw) - at)
-            first = physical // memory.page_size
-            end = -(-(physical + room) // memory.page_size)
-            pages = np.empty((end - first, memory.page_size), np.uint8)
-            memory.read_into(np.arange(first, end), pages)
-            start = physical - first * memory.page_size
-            raw[at : at + room] = pages.reshape(-1)[start : start + room]
-            at += room
-        return raw
+            size = min(size, room - at)
+            pfns = np.arange(physical // page_size, (physical + size) // page_size)
+            memory.read_into(pfns, raw[at : at + size].reshape(-1, page_size))
+            at += size
+        return raw[: count * self._size]
 
     def _section(self, first: int, keep: Bits, there: Bits, address: int) -> Bits:
         """Clear what is left out of one section; 1 for each page beyond it that is, too."""

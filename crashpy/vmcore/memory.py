@@ -289,7 +289,9 @@ class _Part:
         self.file = vmcore.file
         header = self.header
         self.first, self.end = (
-            (header.start_pfn, header.end_pfn) if header.split else (0, header.max_mapnr)
+            (header.start_pfn, min(header.end_pfn, header.max_mapnr))
+            if header.split
+            else (0, header.max_mapnr)
         )
         half = header.bitmap_blocks * header.block_size // 2
         whole = -(-header.max_mapnr // 8)

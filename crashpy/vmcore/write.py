@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VERSION = 6  # of the kdump header
 SUB_HEADER = 104  # bytes, of a 64-bit machine
 PRSTATUS = 1  # NT_PRSTATUS
-BATCH = 512  # pages read, packed and written at a time
+BATCH = 1024  # pages read, packed and written at a time
 # So many pages left out in a row split an ELF segment; fewer are written nevertheless
 # (makedumpfile's PFN_EXCLUDED).
 LONG_HOLE = 256
@@ -263,7 +263,7 @@ def write_kdump(
         sink.write(at, bytes(size))
         at += size
     done = zeros = lost = 0
-    batches = _batches(selection, first, end, buffers=codec.ahead)
+    batches = _batches(selection, first, end, codec)
     for batch, packed in codec.pack_all(batches, lambda batch: (batch.pages, batch.rows)):
         table = np.zeros(len(batch.good), page_desc("<"))
         table["offset"][batch.zero], table["size"][batch.zero] = data_at, size
@@ -294,12 +294,12 @@ class _Batch:
     pages: NDArray[np.uint8]
 
 
-def _batches(selection: Selection, first: int, end: int, *, buffers: int) -> Iterator[_Batch]:
-    """The pages kept, read; each buffer is used again after that many batches."""
+def _batches(selection: Selection, first: int, end: int, codec: Codec) -> Iterator[_Batch]:
+    """The pages kept, read into buffers that are used again when the codec is done with them."""
     memory = selection.memory
-    room = [np.empty((BATCH, memory.page_size), np.uint8) for _ in range(buffers)]
+    room = [np.empty((codec.at_once, memory.page_size), np.uint8) for _ in range(codec.ahead)]
     for buffer, pfns in zip(
-        itertools.cycle(room), _evenly(selection.pfns(first, end)), strict=False
+        itertools.cycle(room), _evenly(selection.pfns(first, end), codec.at_once), strict=False
     ):
         pages = buffer[: len(pfns)]
         good = memory.read_into(pfns, pages)
@@ -307,14 +307,14 @@ def _batches(selection: Selection, first: int, end: int, *, buffers: int) -> Ite
         yield _Batch(good, zero, np.flatnonzero(good & ~zero), pages)
 
 
-def _evenly(chunks: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
-    """The same page numbers, BATCH at a time whatever the chunks."""
+def _evenly(chunks: Iterator[NDArray[np.int64]], count: int) -> Iterator[NDArray[np.int64]]:
+    """The same page numbers, `count` at a time whatever the chunks."""
     left: NDArray[np.int64] = np.empty(0, np.int64)
     for chunk in chunks:
         left = np.concatenate((left, chunk)) if len(left) else chunk
-        while len(left) >= BATCH:
-            yield left[:BATCH]
-            left = left[BATCH:]
+        while len(left) >= count:
+            yield left[:count]
+            left = left[count:]
     if len(left):
         yield left
 
@@ -412,7 +412,7 @@ def _leave_zero_pages_out(selection: Selection) -> None:
     size = selection.memory.page_size
     kept = np.frombuffer(selection.kept, np.uint8)
     buffer = np.empty((BATCH, size), np.uint8)
-    for pfns in _evenly(selection.pfns()):
+    for pfns in _evenly(selection.pfns(), BATCH):
         pages = buffer[: len(pfns)]
         good = selection.memory.read_into(pfns, pages)
         gone = pfns[_zero(pages) & good]
