@@ -263,8 +263,7 @@ def describe(
     symbols = SymbolFinder(table, bias)
     prog.register_symbol_finder("kallsyms", symbols, enable_index=0)
     finder = Finder(prog, vmcoreinfo, symbols)
-    if not _agree(symbols, vmcoreinfo):
-        raise OpeningError(f"the kernel's symbols in the dump are damaged: {NEEDED}")
+    _check(symbols, vmcoreinfo)
     try:
         base = Btf(prog, btf or _kernel_btf(prog), shapes=shapes())
         finder.add(base)
@@ -296,14 +295,18 @@ def describe(
     return table, missing
 
 
-def _agree(symbols: SymbolFinder, vmcoreinfo: Mapping[str, str]) -> bool:
+def _check(symbols: SymbolFinder, vmcoreinfo: Mapping[str, str]) -> None:
     """Whether the symbols that VMCOREINFO knows as well are where it says."""
     known = {key[7:-1]: value for key, value in vmcoreinfo.items() if key.startswith("SYMBOL(")}
     for name in known.keys() & {"_stext", "init_uts_ns", "_end", "prb", "kexec_crash_image"}:
-        found = symbols(None, name, None, False)
-        if int(known[name], 16) not in [symbol.address for symbol in found]:
-            return False
-    return True
+        found = [symbol.address for symbol in symbols(None, name, None, False)]
+        if not found and not symbols(None, "init_task", None, False):
+            raise OpeningError(
+                "this kernel's own symbol table has functions alone (CONFIG_KALLSYMS_ALL is off):"
+                f" {NEEDED}, or its System.map (--kallsyms)"
+            )
+        if int(known[name], 16) not in found:
+            raise OpeningError(f"the kernel's symbols in the dump are damaged: {NEEDED}")
 
 
 def _kernel_btf(prog: Program) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from drgn import FaultError, Object
+from drgn import FaultError, Object, StackFrame
 
 from crashpy.command import Address
 from crashpy.kernel.stack.records import Frame
@@ -26,7 +26,7 @@ def foreign_frames(unwinder: Unwinder, task: Task, *, lines: bool = False) -> li
         if frame.is_inline:
             continue
         try:
-            ip, sp = frame.pc, frame.sp
+            ip, sp = frame.pc, _stack_pointer(frame)
         except LookupError:
             continue
         if (site := unwinder.site(ip)) is None:
@@ -36,3 +36,10 @@ def foreign_frames(unwinder: Unwinder, task: Task, *, lines: bool = False) -> li
             Frame(len(found), Address(sp), site.name, site.offset, Address(ip), site.module, line)
         )
     return found
+
+
+def _stack_pointer(frame: StackFrame) -> int:
+    try:
+        return frame.sp
+    except LookupError:  # found by frame pointers: a record of them is at a frame's bottom
+        return frame.register("fp")
