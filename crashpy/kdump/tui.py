@@ -7,7 +7,7 @@ the screen between knows nothing of files.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prompt_toolkit.application import Application, get_app
@@ -36,6 +36,7 @@ PAGES = (
 )
 MAIL = ("smtp-server", "smtp-user", "smtp-password", "mail-to", "mail-cc")
 EXPERT = ("kernel", "cmdline", "append", "keep")
+RADIOS = ("format", "finally", "failure", "fadump")
 PLACE = ("protocol", "server", "port", "user", "password", "folder")
 
 
@@ -45,7 +46,7 @@ def fields(config: Config, *, on: bool | None, crashkernel: Sequence[str]) -> Fi
         "on": {True: "yes", False: "no", None: ""}[on],
         "crashkernel": " ".join(crashkernel),
     }
-    for key in ("format", "finally", "failure", *MAIL, *EXPERT):
+    for key in (*RADIOS, *MAIL, *EXPERT):
         value = config.get(key)
         if value is not None and value.value is not None:
             found[key] = value.value
@@ -75,9 +76,7 @@ def settings(before: Fields, after: Fields) -> list[tuple[str, str]]:
     if any(after.get(name) != before.get(name) for name in PLACE):
         found.append(("target", _target(after)))
     found += [
-        (key, after[key])
-        for key in ("format", "finally", "failure", *MAIL, *EXPERT)
-        if after.get(key) != before.get(key)
+        (key, after[key]) for key in (*RADIOS, *MAIL, *EXPERT) if after.get(key) != before.get(key)
     ]
     return found
 
@@ -173,7 +172,13 @@ class Screen:
     def _text(self, name: str, label: str, *, secret: bool = False) -> AnyContainer:
         if name not in self.before:
             return Label(f"{label}: {self.config.dialect.title} has no such setting")
-        widget = TextArea(str(self.before[name]), multiline=False, password=secret, height=1)
+        widget = TextArea(
+            str(self.before[name]),
+            multiline=False,
+            password=secret,
+            height=1,
+            focus_on_click=True,
+        )
         self.widgets[name] = widget
         return VSplit([Label(label, width=24), widget])
 
@@ -195,9 +200,16 @@ class Screen:
                 self._radio("on", "Start-up", choices),
                 self._text("crashkernel", "crashkernel="),
                 Label("`crashpy setup size` says how much; it takes effect at the next boot"),
+                Label(""),
+                *self._fadump(),
                 Window(),
             ]
         )
+
+    def _fadump(self) -> Iterator[AnyContainer]:
+        if "fadump" in self.before:
+            choices = [("no", "no"), ("yes", "yes, on POWER alone")]
+            yield self._radio("fadump", "Dumps assisted by the firmware", choices)
 
     def _filtering(self) -> AnyContainer:
         rows: list[AnyContainer] = [Label("Pages that go into a dump beside the kernel's:")]
