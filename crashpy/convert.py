@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +44,15 @@ def convert(words: Sequence[str]) -> int:
 def verify(words: Sequence[str]) -> int:
     """`crashpy verify FILE...`: 0 when every dump is whole, 1 when one is not."""
     parser = argparse.ArgumentParser(
-        "crashpy verify", description="check that everything a dump says it holds can be read"
+        "crashpy verify",
+        description="check that everything a dump says it holds can be read, and try what a"
+        " damaged one is still good for",
     )
     parser.add_argument(
-        "paths", nargs="+", metavar="FILE", help="files of a split set are one dump"
+        "paths",
+        nargs="+",
+        metavar="FILE",
+        help="a dump, or the folder it is in; files of a split set are one dump",
     )
     asked = parser.parse_args(words)
     _no_linear_algebra()
@@ -55,31 +60,59 @@ def verify(words: Sequence[str]) -> int:
     status = 0
     for path in dict.fromkeys(asked.paths):
         try:
-            file = recognised(path)
+            for file in _meant(path):
+                sets.setdefault(_set_of(file), []).append(file)
         except CommandError as error:
             status = 1
-            sys.stdout.write(f"{path}: {str(error).removeprefix(f'{path}: ')}\n")
-        else:
-            sets.setdefault(_set_of(file), []).append(file)
+            _verdict(path, [str(error)])
     for files in sets.values():
-        name = files[0].path if len(files) == 1 else " ".join(file.path for file in files)
-        try:
-            findings = check(files)
-        except CommandError as error:
-            findings = [str(error).removeprefix(f"{files[0].path}: ")]
-        except OSError as error:
-            findings = [error.strerror or "cannot be read"]
-        for finding in findings or ["whole: every page can be read"]:
-            sys.stdout.write(f"{name}: {finding}\n")
-        status |= bool(findings)
-        for file in files:
-            file.close()
+        status |= _verified(_whole_set(files))
     return status
 
 
-def _no_linear_algebra() -> None:
-    """Keep numpy from starting a thread for each CPU: none would have anything to do."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+def _meant(path: str) -> list[Vmcore]:
+    """The files of the dump that a path stands for."""
+    if not Path(path).is_dir():
+        return [recognised(path)]
+    from crashpy.opening.paths import sort_out
+
+    return [recognised(file) for file in sort_out([path]).dumps]
+
+
+def _whole_set(files: list[Vmcore]) -> list[Vmcore]:
+    """Of one file of a split set, the others that are beside it."""
+    if len(files) > 1 or not files[0].split:
+        return files
+    from crashpy.opening.paths import split_set
+
+    found = split_set([files[0].path])
+    files[0].close()
+    return found
+
+
+def _verified(files: Sequence[Vmcore]) -> bool:
+    """Say what is wrong with a dump, and what is not; whether something is."""
+    name = files[0].path if len(files) == 1 else " ".join(file.path for file in files)
+    try:
+        findings = check(files)
+    except CommandError as error:
+        findings = [str(error)]
+    except OSError as error:
+        findings = [error.strerror or "cannot be read"]
+    for file in files:
+        file.close()
+    _verdict(name, findings or ["whole: every page can be read"])
+    if findings:
+        from crashpy.usable import usable
+
+        _verdict(name, usable([file.path for file in files]).sentences())
+    return bool(findings)
+
+
+def _verdict(name: str, sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        sys.stdout.write(f"{name}: {sentence.removeprefix(f'{name}: ')}\n")
+        sys.stdout.flush()  # what follows may take a while
 
 
 def _set_of(file: Vmcore) -> tuple[object, ...]:
@@ -102,7 +135,7 @@ def check(files: Sequence[Vmcore]) -> list[str]:
     if any(file.incomplete for file in files):
         findings.append("marked as incomplete: the machine could not write all of it")
     memory = memory_of(files)
-    if isinstance(memory, KdumpMemory) and len(files) > 1 and not memory.whole:
+    if isinstance(memory, KdumpMemory) and not memory.whole:
         findings.append("a file of the split set is missing")
     stored = lost = 0
     first_lost = -1
@@ -396,3 +429,8 @@ def _convert_parser() -> argparse.ArgumentParser:
     add("paths", nargs="+", metavar="FILE", help="the dump (all files of a split set), the result")
     parser.set_defaults(packing="none")
     return parser
+
+
+def _no_linear_algebra() -> None:
+    """Keep numpy from starting a thread for each CPU: none would have anything to do."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
