@@ -101,16 +101,18 @@ def _save(asked: argparse.Namespace) -> None:
     from crashpy.kdump.saving import Saving
     from crashpy.kdump.targets import open_target
 
-    plan, login, core = _wanted(asked)
-    vmcore = recognised(core)
-    if vmcore.damage:
-        _say(asked, f"{core}: {vmcore.damage}")
+    plan, login, paths = _wanted(asked)
+    vmcore, *others = [recognised(path) for path in paths]
+    for file in (vmcore, *others):
+        if file.damage:
+            _say(asked, f"{file.path}: {file.damage}")
     saving = Saving(
         vmcore,
         plan,
+        others,
         verify=not asked.no_verify,
         keep_incomplete=asked.keep_incomplete,
-        tool=_tool(asked, plan, vmcore),
+        tool=_tool(asked, plan, [vmcore, *others]),
         progress=progress_line(asked.quiet, time.monotonic()),
         say=lambda sentence: _say(asked, sentence),
     )
@@ -126,28 +128,20 @@ def _save(asked: argparse.Namespace) -> None:
             sys.stdout.write(f"{saving.place(target, folder)}\n")
 
 
-def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, str]:
-    """The plan, who logs in, and the core: options go before the configuration."""
+def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, list[str]]:
+    """The plan, who logs in, and the core's files: options go before the configuration."""
     from crashpy.kdump.logins import login_of
     from crashpy.kdump.plan import SavePlan, save_plan
     from crashpy.kdump.urls import Url, parse
 
     login = login_of(asked)
-    places = list(asked.places)
-    core, url = CORE, ""
-    if asked.flat:
-        if len(places) > 1:
-            raise CommandError("--flat writes to the output: name the core only")
-        core = places[0] if places else CORE
-    elif asked.config is not None and len(places) < 2:
-        core = places[0] if places else CORE
-    elif places:
-        *cores, url = places
-        core = cores[0] if cores else CORE
-        if len(cores) > 1:
-            raise CommandError(f"one core and one URL, not {len(places)}")
-    else:
-        raise CommandError("say where the dump goes: a folder, PROTOCOL://..., or --config")
+    cores, url = list(asked.places), ""
+    if not asked.flat and (asked.config is None or len(cores) > 1):
+        if not cores:
+            raise CommandError("say where the dump goes: a folder, PROTOCOL://..., or --config")
+        url = cores.pop()
+    if any("://" in core for core in cores):
+        raise CommandError("a core is a file of this machine, and the place it goes to comes last")
     if asked.config is not None:
         plan = save_plan(_config(asked.config))
         if not url and plan.device:
@@ -166,7 +160,7 @@ def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, str]:
         plan = SavePlan(target=Url("file", "/"), free_bytes=FREE_MIB << 20)
     if url:
         plan = replace(plan, target=parse(url if "://" in url else str(Path(url).absolute())))
-    return _with_options(asked, plan), login, core
+    return _with_options(asked, plan), login, cores or [CORE]
 
 
 def _config(root: str) -> Config:
@@ -191,7 +185,7 @@ def _with_options(asked: argparse.Namespace, plan: SavePlan) -> SavePlan:
     return plan
 
 
-def _tool(asked: argparse.Namespace, plan: SavePlan, core: Vmcore) -> Tool | None:
+def _tool(asked: argparse.Namespace, plan: SavePlan, files: Sequence[Vmcore]) -> Tool | None:
     """makedumpfile, where it was asked for and may be trusted with this kernel."""
     from crashpy.kdump.engine import LETTERS, installed, objection
 
@@ -201,12 +195,13 @@ def _tool(asked: argparse.Namespace, plan: SavePlan, core: Vmcore) -> Tool | Non
     if tool is None:
         _say(asked, "makedumpfile is not installed: crashpy writes the dump", always=True)
         return None
+    core = files[0]
     before = core.header.dump_level if core.header else 0  # it filters by these rules again
     levels = [before | level for level in plan.levels]
     reasons = [objection(tool, core.vmcoreinfo, level, plan.format) for level in levels]
     reason = next(filter(None, reasons), "")
-    if core.flattened or core.packing:
-        reason, forced = "makedumpfile does not read flattened or packed cores", False
+    if core.flattened or core.packing or len(files) > 1:
+        reason, forced = "makedumpfile does not read flattened, packed or split cores", False
     else:
         forced = asked.force
     if reason:
@@ -229,13 +224,13 @@ def _to_output(saving: Saving) -> None:
     level = plan.levels[0]
     if saving.tool:
         engine.makedumpfile(
-            flat, saving.tool, saving.core.path, level, plan.format, threads=plan.threads
+            flat, saving.tool, saving.core.path, level, plan.format, threads=saving.threads
         )
         lost = 0
     else:
         done = engine.native(
             flat, engine.chosen(saving.memory, level)[0], plan.format,
-            threads=plan.threads, progress=saving.progress,
+            threads=saving.threads, progress=saving.progress,
         )  # fmt: skip
         lost = done.lost_pages
     flat.finish()
@@ -276,7 +271,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = "".join(f"  crashpy save {verb:8} {help}\n" for verb, (_, help) in SUB_VERBS.items())
     parser = argparse.ArgumentParser(
         "crashpy save",
-        usage="crashpy save [OPTION]... [CORE] URL | --config | --flat",
+        usage="crashpy save [OPTION]... [CORE]... URL\n"
+        "       crashpy save [OPTION]... --config | --flat [CORE]...",
         description="filter and pack a dump, send it where it is kept, and read it back",
         epilog="URL is a folder, or PROTOCOL://[USER[:PASSWORD]@]HOST[:PORT]/PATH with one of\n"
         "ftp, sftp, ssh, nfs, cifs (cifs://HOST/SHARE/PATH). The dump is put into a new folder\n"
@@ -317,6 +313,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--keep-incomplete", action="store_true", help="leave what was written when it fails")
     add("-n", "--dry-run", action="store_true", help="only say what would be done")
     add("-q", "--quiet", action="store_true", help="say nothing unless something is wrong")
-    add("places", nargs="*", metavar="[CORE] URL", help=f"the core ({CORE}), and where it goes")
+    add(
+        "places", nargs="*", metavar="[CORE]... URL",
+        help=f"the core ({CORE}; all files of a split one), and where it goes",
+    )  # fmt: skip
     add_options(parser)
     return parser

@@ -401,7 +401,9 @@ def test_truncated_core(run: Run, there: Path, tmp_path: Path, flattened: bool) 
     assert re.search(r"\d+ pages could not be read; the others are saved in", sentence)
     assert "Traceback" not in err
     (readme,) = there.glob("*/README.txt")
-    assert re.search(r"Note: \d+ pages could not be read\n", readme.read_text())
+    text = readme.read_text()
+    assert re.search(r"Note: \d+ pages could not be read\n", text)
+    assert "Note: nothing is left out, as the pages cannot be told" in text
     assert not list(there.glob("*/*-incomplete"))
 
 
@@ -425,14 +427,22 @@ def test_not_a_core(run: Run, there: Path, tmp_path: Path) -> None:
     assert not list(there.iterdir())
 
 
+def test_split_core(run: Run, there: Path, tmp_path: Path) -> None:
+    assert run("convert", "-q", "-c", "--split", "2", CORE, tmp_path / "part")[0] == 0
+    parts = [tmp_path / "part.1", tmp_path / "part.2"]
+    assert run("save", "-q", *parts, there)[0] == 0
+    (dump,) = there.glob("*/vmcore")
+    assert whole(dump)
+    assert not recognised(str(dump)).split
+
+
 # Words and settings
 
 
 def test_words(run: Run, there: Path) -> None:
     assert "say where the dump goes" in complaint(run("save"))
-    url = "sftp://u:wr0ng@host/x"
-    answer = complaint(run("save", CORE, there, url))
-    assert answer == "one core and one URL, not 3"
+    answer = complaint(run("save", "sftp://u:wr0ng@host/x", there))
+    assert answer == "a core is a file of this machine, and the place it goes to comes last"
     assert "no such protocol" in complaint(run("save", CORE, "gopher://host/x"))
     for words in (["-d", "32"], ["--format", "rar"], ["--keep", "-2"], ["--free", "-1"]):
         with pytest.raises(SystemExit) as caught:

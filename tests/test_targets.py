@@ -13,7 +13,7 @@ import servers
 from places import PROTOCOLS, Place, Places, place
 
 from crashpy.command import CommandError
-from crashpy.kdump import ftp, mounted, ssh
+from crashpy.kdump import ftp, mounted, nfs, ssh
 from crashpy.kdump.targets import (
     FileTarget,
     Login,
@@ -188,10 +188,11 @@ def test_server_killed(protocol: str) -> None:
         )
 
 
-@pytest.mark.parametrize("protocol", ["ftp", "sftp", "ssh"])
+@pytest.mark.parametrize("protocol", ["ftp", "sftp", "ssh", "nfs"])
 def test_server_that_hangs(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ftp, "PATIENCE", 1)
-    monkeypatch.setattr(ssh, "PATIENCE", 1)
+    for module in (ftp, nfs, ssh):
+        for name in ("PATIENCE", "SYNC_PATIENCE"):
+            monkeypatch.setattr(module, name, 1, raising=False)
     with place(protocol) as where, opened(where) as target:
         stream = target.stream("big")
         data = os.urandom(1 << 20)

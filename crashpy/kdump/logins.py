@@ -13,8 +13,8 @@ from crashpy.kdump.targets import Login
 PASSWORD = "CRASHPY_PASSWORD"
 
 EPILOG = (
-    f"A password stands in the URL, in the file of --credentials, or in ${PASSWORD}; the"
-    " arguments of a program are there for all users to see, so prefer the latter two."
+    f"A password stands in the URL, in the file of --credentials, or in ${PASSWORD};\n"
+    "what is in the URL, all users of the machine can see while the program runs."
 )
 
 

@@ -20,6 +20,7 @@ from crashpy.command import CommandError
 from crashpy.kdump.targets import (
     CHUNK,
     PATIENCE,
+    SYNC_PATIENCE,
     Entry,
     Login,
     Target,
@@ -156,6 +157,12 @@ class Connection:
             raise _failure(status)
         return reply
 
+    @contextlib.contextmanager
+    def patient(self, seconds: float) -> Generator[None, None, None]:
+        self._socket.settimeout(seconds)
+        yield
+        self._socket.settimeout(PATIENCE)
+
     def _call(self, call: bytes) -> Reply:
         number = next(self._numbers) & 0xFFFFFFFF
         self._socket.sendall(u32(LAST_FRAGMENT | len(call) + 4, number) + call)
@@ -290,8 +297,10 @@ class Client:
         return count, reply.fixed(8)
 
     def commit(self, handle: bytes) -> bytes:
+        """What was written is on the disk then; the verifier of that server's life."""
         what = u32(COMMIT) + u64(0) + u32(0)
-        return self.call(u32(PUTFH) + opaque(handle), what).after(PUTFH, COMMIT).fixed(8)
+        with self._connection.patient(SYNC_PATIENCE):
+            return self.call(u32(PUTFH) + opaque(handle), what).after(PUTFH, COMMIT).fixed(8)
 
     def read(self, handle: bytes, offset: int, size: int) -> bytes:
         what = u32(READ) + ANONYMOUS + u64(offset) + u32(min(size, self.most_read))

@@ -7,9 +7,10 @@ it. Nothing in it is called vmcore before it is complete and has been read back.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -42,6 +43,7 @@ class Saving:
 
     core: Vmcore
     plan: SavePlan
+    others: Sequence[Vmcore] = ()  # the other files of a split core
     verify: bool = True
     keep_incomplete: bool = False  # what was written of a dump that failed
     tool: engine.Tool | None = None  # makedumpfile, where it is to do the work
@@ -49,11 +51,16 @@ class Saving:
     say: Callable[[str], None] = lambda _: None
     _memory: Memory | None = field(default=None, init=False)
     _selected: dict[int, Selection] = field(default_factory=dict, init=False)
+    _doubts: tuple[str, ...] = field(default=(), init=False)
+
+    @property
+    def threads(self) -> int:
+        return self.plan.threads or len(os.sched_getaffinity(0))
 
     @property
     def memory(self) -> Memory:
         if self._memory is None:
-            self._memory = memory_of([self.core])
+            self._memory = memory_of([self.core, *self.others])
         return self._memory
 
     def dry_run(self, target: Target) -> Iterator[str]:
@@ -127,6 +134,7 @@ class Saving:
             self._selected[level], doubt = engine.chosen(self.memory, level)
             if doubt:
                 self.say(doubt)
+                self._doubts = (doubt,)
         return self._selected[level]
 
     def _folder(self, target: Target) -> str:
@@ -202,12 +210,12 @@ class Saving:
             if self.tool:
                 done = engine.makedumpfile(
                     watched, self.tool, self.core.path, level, plan.format,
-                    threads=plan.threads, options=plan.options,
+                    threads=self.threads, options=plan.options,
                 )  # fmt: skip
             else:
                 done = engine.native(
                     watched, self._selection(level), plan.format,
-                    threads=plan.threads, progress=self.progress,
+                    threads=self.threads, progress=self.progress,
                 )  # fmt: skip
             sink.finish()
         except BaseException:
@@ -261,7 +269,8 @@ class Saving:
             told,
             dumped=now(),
             host=self.host,
-            level=level if filtered else None,
+            level=self._selection(level).level if filtered else None,
+            notes=self._doubts,
             format=self.plan.format + flat,
         )
 

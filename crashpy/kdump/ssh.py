@@ -19,6 +19,7 @@ from crashpy.kdump.targets import (
     BROKEN,
     CHUNK,
     PATIENCE,
+    SYNC_PATIENCE,
     Entry,
     Login,
     NoRoom,
@@ -249,7 +250,11 @@ class _SftpSink:
 
     @explained
     def finish(self) -> None:
+        channel = self._sftp.get_channel()
+        assert channel is not None
+        channel.settimeout(SYNC_PATIENCE)
         _extended(self._sftp, "fsync@openssh.com", getattr(self._file, "handle", b""))
+        channel.settimeout(PATIENCE)
         self._file.close()
         there = self._sftp.stat(self._path).st_size
         if there != self._end:
@@ -336,12 +341,12 @@ class _Shell:
     def __init__(self, client: paramiko.SSHClient) -> None:
         self.client = client
 
-    def start(self, command: str, *paths: str) -> paramiko.Channel:
+    def start(self, command: str, *paths: str, patience: float = 0) -> paramiko.Channel:
         transport = self.client.get_transport()
         if transport is None:
             raise CommandError(BROKEN)
         channel = transport.open_session(timeout=PATIENCE)
-        channel.settimeout(PATIENCE)
+        channel.settimeout(patience or PATIENCE)
         script = command.format(*map(shlex.quote, paths))
         channel.exec_command(f"sh -c {shlex.quote(script)}")  # whatever the user's shell is
         return channel
@@ -360,8 +365,8 @@ class _Shell:
         full = os.strerror(errno.ENOSPC) in complaint
         raise (NoRoom if full else CommandError)(otherwise or complaint)
 
-    def run(self, command: str, *paths: str, otherwise: str = "") -> bytes:
-        channel = self.start(command, *paths)
+    def run(self, command: str, *paths: str, otherwise: str = "", patience: float = 0) -> bytes:
+        channel = self.start(command, *paths, patience=patience)
         said: bytes = channel.makefile("rb").read()
         self.ended(channel, otherwise)
         return said
@@ -387,7 +392,8 @@ class _SshStream:
     def finish(self) -> None:
         self._channel.shutdown_write()
         self._shell.ended(self._channel)
-        said = self._shell.run("sync {0} 2>/dev/null || sync; LC_ALL=C ls -ln {0}", self._path)
+        command = "sync {0} 2>/dev/null || sync; LC_ALL=C ls -ln {0}"
+        said = self._shell.run(command, self._path, patience=SYNC_PATIENCE)
         listed = parse_listing([said.decode(errors="surrogateescape")])
         there = next((entry.size_bytes for entry in listed), None)
         if there != self._sent:

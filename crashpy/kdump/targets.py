@@ -26,6 +26,7 @@ from crashpy.vmcore.write import FlattenedSink
 
 INCOMPLETE = "-incomplete"
 PATIENCE = 60  # seconds for a server to answer
+SYNC_PATIENCE = 900  # to put on its disk what it has been sent
 CHUNK = 1 << 20
 
 P = ParamSpec("P")
