@@ -6,23 +6,16 @@ SavePlan  what becomes of a dump, as the configuration says: for `crashpy save`
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import errno
-import fcntl
-import os
 import re
 import shlex
-import stat
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crashpy.kdump.system import Refused, System
 from crashpy.kdump.urls import Url
+from crashpy.kdump.writing import Change, interruptible, writing
 
 if TYPE_CHECKING:
     from crashpy.kdump.config import Config
@@ -99,21 +92,19 @@ class Plan:
 
     def carry_out(self, system: System) -> list[str]:
         """Do all of it, or none; where the files as they were have been kept."""
-        with writing(system):
+        with writing(system), interruptible():
             for edit in self.edits:
                 if system.read(edit.name) != edit.old:
                     raise Refused(
                         f"{system.shown(edit.name)}: somebody else changed it meanwhile:"
                         " nothing was written, look and try again"
                     )
-            backups: list[str] = []
-            written: list[Edit] = []
+            change = Change(system)
             try:
+                change.begin({edit.name: bool(_secrets(edit.old or "")) for edit in self.edits})
                 for edit in self.edits:
-                    if edit.old is not None:
-                        backups.append(_backup(system, edit))
-                    written.append(edit)
-                    _write(system, edit)
+                    data = edit.new.encode("utf-8", "surrogateescape")
+                    change.write(edit.name, data, private=edit.private)
                 for edit in self.edits:
                     if system.read(edit.name) != edit.new:
                         raise Refused(f"{system.shown(edit.name)}: does not read as written")
@@ -121,108 +112,15 @@ class Plan:
                     system.run(argv)
                 for check in self.checks:
                     check(system)
+                return change.done()
             except BaseException as error:
-                _undo(system, written, backups)
+                change.undo()
                 if isinstance(error, OSError):
                     name = error.filename or "writing"
                     raise Refused(f"{name}: {error.strerror}: nothing was changed") from None
-                if isinstance(error, Refused) and written:
+                if isinstance(error, Refused) and self.edits:
                     raise Refused(f"{error}; the files are as they were") from None
                 raise
-            return backups
-
-
-@contextlib.contextmanager
-def writing(system: System) -> Iterator[None]:
-    """One writer at a time: a lock on the folder /etc, which leaves no file behind."""
-    folder = system.path("/etc")
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise Refused(f"{folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise Refused("another crashpy setup is writing: wait until it is done") from None
-    finally:
-        os.close(handle)
-
-
-def _backup(system: System, edit: Edit) -> str:
-    """Keep the file as it is, beside it; the name of the copy."""
-    path = system.path(edit.name)
-    name = f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}.bak"
-    copy = path.with_name(name)
-    for number in range(2, 100):
-        if not copy.exists():
-            break
-        copy = path.with_name(name.replace(".bak", f"-{number}.bak"))
-    replace_file(copy, (edit.old or "").encode("utf-8", "surrogateescape"), like=path)
-    return str(copy)
-
-
-def _write(system: System, edit: Edit) -> None:
-    path = system.path(edit.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = edit.new.encode("utf-8", "surrogateescape")
-    replace_file(path, data, like=path, private=edit.private)
-
-
-def replace_file(path: Path, data: bytes, *, like: Path, private: bool = False) -> None:
-    """Write a file whole or not at all, with the mode, owner and labels of another."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            mode = 0o644
-            if like.exists():
-                found = like.stat()
-                mode = stat.S_IMODE(found.st_mode)
-                if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(file.fileno(), found.st_uid, found.st_gid)
-                _copy_labels(like, temporary)
-            os.fchmod(file.fileno(), mode & 0o600 if private else mode)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _copy_labels(source: Path, target: Path) -> None:
-    """SELinux labels and other extended attributes, where the file system has them."""
-    try:
-        for name in os.listxattr(source):
-            os.setxattr(target, name, os.getxattr(source, name))
-    except OSError as error:
-        if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
-            raise
-
-
-def _undo(system: System, written: list[Edit], backups: list[str]) -> None:
-    for edit in written:
-        path = system.path(edit.name)
-        with contextlib.suppress(OSError):
-            if edit.old is None:
-                path.unlink(missing_ok=True)
-            elif system.read(edit.name) != edit.old:
-                data = edit.old.encode("utf-8", "surrogateescape")
-                backup = next((Path(b) for b in backups if b.startswith(f"{path}.")), path)
-                replace_file(path, data, like=backup)
-    for copy in backups:
-        with contextlib.suppress(OSError):
-            Path(copy).unlink()
 
 
 # What becomes of a dump.

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
 from crashpy.kdump.config import Config
-from crashpy.kdump.plan import SavePlan, replace_file, save_plan
+from crashpy.kdump.plan import SavePlan, save_plan
 from crashpy.kdump.system import Refused, System
 from crashpy.kdump.urls import Url
+from crashpy.kdump.writing import replace_file
 
 if TYPE_CHECKING:
     from crashpy.kdump.targets import Login, Target

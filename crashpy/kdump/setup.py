@@ -20,6 +20,7 @@ from crashpy.kdump.dialects import OWN
 from crashpy.kdump.keys import KEYS
 from crashpy.kdump.plan import Plan, hide
 from crashpy.kdump.system import Refused, System
+from crashpy.kdump.writing import recover
 
 if TYPE_CHECKING:
     from crashpy.kdump.tui import Fields
@@ -45,7 +46,10 @@ def setup(words: Sequence[str]) -> int:
         root = Path(asked.root)
         if not root.is_dir():
             raise Refused(f"{root}: there is no such folder")
-        return act(System(root.absolute()), asked)
+        system = System(root.absolute())
+        if hasattr(asked, "yes") and not asked.dry_run and (names := recover(system)):
+            _say([f"note: a change was cut off: {', '.join(names)}: as they were before it"])
+        return act(system, asked)
     except CommandError as error:
         sys.stderr.write(f"crashpy setup {verb}: {hide(str(error))}\n")
     except BrokenPipeError:
