@@ -104,6 +104,7 @@ class Fake:
     logins: list[tuple[str, str]] = field(default_factory=list)
     encrypted: list[bool] = field(default_factory=list)  # of each mail
     hang_up: bool = False  # when the mail comes
+    farewell: str = "221 Bye"
 
     async def handle_RCPT(
         self, _server: Any, _session: Any, envelope: Any, address: str, _: Any
@@ -112,6 +113,9 @@ class Fake:
             return self.refuse[address]
         envelope.rcpt_tos.append(address)
         return "250 OK"
+
+    async def handle_QUIT(self, _server: Any, _session: Any, _envelope: Any) -> str:
+        return self.farewell
 
     async def handle_DATA(self, server: Any, _session: Any, envelope: Any) -> str:
         if self.hang_up:

@@ -30,8 +30,10 @@ Tree = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def head(examples: Path) -> bytes:
-    """The start of a dump, with its VMCOREINFO."""
-    return (examples / "vmcore-null").read_bytes()[:65536]
+    """A dump's headers with its VMCOREINFO, and no page."""
+    header = forms.header_of(examples / "vmcore-null")
+    start = (examples / "vmcore-null").read_bytes()[: header.bitmap_offset]
+    return start.ljust(header.descriptors_offset, b"\0")
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +254,14 @@ def test_dump_whose_writer_ran_out_of_space(tree: Tree, head: bytes) -> None:
     marked[424] |= 8
     found = listed(tree({"2026-11-20-10-00/vmcore": bytes(marked)}))
     assert [dump.state for dump in found.values()] == ["incomplete"]
+
+
+@pytest.mark.parametrize("size", [3000, 60_000, 1_000_000])
+def test_dump_that_was_cut_short(tree: Tree, examples: Path, size: int) -> None:
+    whole = (examples / "vmcore-null").read_bytes()
+    (found,) = listed(tree({"2026-11-20-10-00/vmcore": whole[:size]})).values()
+    assert found.state == "incomplete"
+    assert "cut short" in found.why or "incomplete header" in found.why
 
 
 def test_folders_that_hold_no_dump(tree: Tree, head: bytes) -> None:

@@ -57,6 +57,7 @@ def save(folder: Path, panic: str = "Oops: 0002 [#1]") -> None:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """``run(folder, "--to", ...)``: exit status, output, complaints."""
     monkeypatch.delenv(notify.PASSWORD, raising=False)
+    monkeypatch.setattr(notify, "_sendmail", lambda: "")  # this machine's own sends nothing
 
     def call(folder: Path, *words: str) -> tuple[int, str, str]:
         status = notify.main([str(folder), "--from", f"root@{DOMAIN}", *words])
@@ -205,7 +206,7 @@ def test_tls_that_the_server_does_not_have(crash: Path, run: Run) -> None:
         words = ("--server", f"localhost:{server.port}", "--to", "a@x.test")
         status, _, said = run(crash, *words, "--smtp-tls", "required")
         assert status == 1
-        assert "offers no TLS, which was asked for" in said
+        assert "offers no TLS, and it was asked for" in said
         status, _, said = run(crash, *words, "--smtp-tls", "implicit")
         assert status == 1
         assert "TLS failed" in said
@@ -286,6 +287,47 @@ def test_a_server_that_says_nothing(crash: Path, run: Run, monkeypatch: pytest.M
         status, _, said = run(crash, "--server", f"127.0.0.1:{port}", "--to", "a@x.test")
     assert status == 1
     assert "the server does not answer" in said
+
+
+def test_what_a_server_says_at_the_end_does_not_matter(crash: Path, run: Run) -> None:
+    with mailservers.fake(farewell="421 4.3.2 going down") as server:
+        words = ("--server", f"localhost:{server.port}", "--to", "a@x.test")
+        assert run(crash, *words) == (0, "2026-11-20-10-00: told\n", "")
+        assert marker(crash).exists()
+
+
+def test_one_sentence_when_no_mail_can_be_sent(crash: Path, run: Run) -> None:
+    save(crash / "2026-11-21-10-00")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{closed.getsockname()[1]}"
+        status, _, said = run(crash, "--server", server, "--to", "a@x.test")
+    assert status == 1
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("exit_status", "told"), [(0, True), (75, False)])
+def test_the_machines_own_mail_system(
+    crash: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    exit_status: int,
+    told: bool,
+) -> None:
+    program = tmp_path / "sendmail"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >{tmp_path}/words; cat >{tmp_path}/mail\n'
+        f"echo mail system is down >&2; exit {exit_status}\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(notify, "_sendmail", lambda: str(program))
+    status, _, said = run(crash, "--to", "a@x.test", "--cc", "b@x.test")
+    assert (status == 0) == told
+    assert marker(crash).exists() == told
+    assert ("mail system is down" in said) == (not told)
+    assert (tmp_path / "words").read_text() == f"-oi -f root@{DOMAIN} -- a@x.test b@x.test\n"
+    assert "Subject: kdump: web1 crashed" in (tmp_path / "mail").read_text()
 
 
 def test_it_waits_for_the_network(crash: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

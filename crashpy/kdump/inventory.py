@@ -25,12 +25,13 @@ from crashpy.kdump.urls import parse
 from crashpy.save import told
 from crashpy.vmcore.files import FLATTENED, first_bytes
 from crashpy.vmcore.kdump import INCOMPLETE, SIGNATURE
-from crashpy.vmcore.recognise import ELF_INCOMPLETE, parse_vmcoreinfo
+from crashpy.vmcore.recognise import ELF_INCOMPLETE, parse_vmcoreinfo, recognise
 
 MOST_FOLDERS = 20000  # looked into below one place
 DEEPEST = 4  # folders inside each other: HOST/var/crash/2026-11-24-02-39
 HEAD = 1 << 16  # bytes at the start of a dump, in which its VMCOREINFO is
 TAIL = 1 << 17  # bytes at the end of a log, in which the panic is
+ELF_MAGIC = b"\x7fELF"
 END_OF_FLATTENED = b"\xff" * 16
 SETTLED_SECONDS = 3600  # what was not touched for so long is not being written any more
 UNSURE_SECONDS = 48 * 3600  # likewise, where only a folder's name tells, in an unknown zone
@@ -217,12 +218,26 @@ def _cut_off(place: Target, file: str, size: int | None, head: bytes) -> str:
     if head.startswith(FLATTENED) and size is not None:
         end = _read(place, file, max(0, size - 16), 16)
         return "" if end == END_OF_FLATTENED else "its end is missing"
+    if head.startswith((SIGNATURE, ELF_MAGIC)) and (path := place.local(file)):
+        return _damage(str(path))
     status, flags = (int.from_bytes(head[at : at + 4], "little") for at in (424, 48))
     if head.startswith(SIGNATURE) and status & INCOMPLETE:
         return "its writer ran out of space"
-    if head.startswith(b"\x7fELF\2\1") and flags & ELF_INCOMPLETE:
+    if head.startswith(ELF_MAGIC + b"\2\1") and flags & ELF_INCOMPLETE:
         return "its writer ran out of space"
     return ""
+
+
+def _damage(path: str) -> str:
+    """What the headers of a file of this machine tell, its size among them."""
+    try:
+        vmcore = recognise(path)
+    except (CommandError, OSError) as error:
+        return str(error).removeprefix(f"{path}: ")
+    if vmcore is None:
+        return ""
+    vmcore.close()
+    return "its writer ran out of space" if vmcore.incomplete else vmcore.damage
 
 
 def vmcoreinfo_in(head: bytes) -> dict[str, str]:

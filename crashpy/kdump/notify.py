@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import shutil
 import smtplib
 import socket
 import ssl
@@ -69,6 +70,7 @@ class Letterbox:
     tls: str = "auto"  # auto, required, implicit, none
     ca_file: str | None = None
     wait_seconds: int = 0  # for the network to come up
+    program: str = ""  # sendmail(8), which takes the mail instead of a server
 
     @property
     def verified(self) -> bool:
@@ -78,6 +80,10 @@ class Letterbox:
         is better than none, which is what there was before STARTTLS.
         """
         return bool(self.user) or self.tls in ("required", "implicit")
+
+
+class Unreachable(CommandError):
+    """The server takes no mail at all, whatever is in it."""
 
 
 # The mail
@@ -137,7 +143,7 @@ def texts_of(place: Target, dump: SavedDump) -> Texts:
         readme = report.readme(told)
     stack = _clean(_stack(place, dump))[:BT_LINES]
     log = read_text(place, dump, dump.log) if dump.log else _crashpy(place, dump, "--log")
-    return Texts(_clean(readme), stack, _clean(log)[-LOG_LINES:], told)
+    return Texts(_clean(readme.rstrip()), stack, _clean(log)[-LOG_LINES:], told)
 
 
 def _clean(text: str) -> list[str]:
@@ -187,38 +193,71 @@ def _inside(dump: SavedDump, file: str) -> str:
 def send(message: EmailMessage, letterbox: Letterbox) -> dict[str, str]:
     """The recipients that were refused, and why, where others were not.
 
-    Raises CommandError when the server accepted the mail for nobody.
+    Raises CommandError when the mail was accepted for nobody.
     """
-    where = f"{letterbox.host} port {letterbox.port}"
+    if letterbox.program:
+        _submit(message, letterbox)
+        return {}
+    with _explaining(letterbox, Unreachable):
+        server = _connected(letterbox)
     try:
-        with _connected(letterbox) as server:
-            _secure(server, letterbox, where)
+        with _explaining(letterbox, Unreachable):
+            _secure(server, letterbox)
             if letterbox.user:
                 server.login(letterbox.user, letterbox.password)
+        with _explaining(letterbox, CommandError):
             refused = server.send_message(message)
-        return {address: _reply(*answer) for address, answer in refused.items()}
-    except smtplib.SMTPRecipientsRefused as error:
-        whom = "; ".join(f"{name} ({_reply(*why)})" for name, why in error.recipients.items())
-        sentence = f"refused: {whom}"
-    except smtplib.SMTPAuthenticationError as error:
-        sentence = f"wrong user or password ({error.smtp_code})"
-    except smtplib.SMTPNotSupportedError:
-        sentence = "the server offers no login that is known here"
-    except smtplib.SMTPServerDisconnected as error:
+        with contextlib.suppress(smtplib.SMTPException, OSError):
+            server.quit()  # what is said here does not take back what was accepted
+    finally:
+        server.close()
+    return {address: _reply(*answer) for address, answer in refused.items()}
+
+
+def _submit(message: EmailMessage, letterbox: Letterbox) -> None:
+    """To this machine's own mail system."""
+    argv = [letterbox.program, "-oi", "-f", letterbox.sender, "--", *letterbox.to, *letterbox.cc]
+    try:
+        done = subprocess.run(
+            argv, input=message.as_bytes(), capture_output=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unreachable(f"{letterbox.program}: {error}") from None
+    if done.returncode:
+        said = " ".join(done.stderr.decode(errors="replace").split())
+        raise Unreachable(f"{letterbox.program}: {printable(said) or done.returncode}")
+
+
+@contextlib.contextmanager
+def _explaining(letterbox: Letterbox, kind: type[CommandError]) -> Iterator[None]:
+    """Errors as one sentence, without the password even if a server repeats it."""
+    try:
+        yield
+    except (smtplib.SMTPException, OSError) as error:
+        sentence = f"{letterbox.host} port {letterbox.port}: {printable(_sentence(error))}"
+        if letterbox.password:
+            sentence = sentence.replace(letterbox.password, "(hidden)")
+        raise kind(sentence) from None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        whom = (f"{name} ({_reply(*why)})" for name, why in error.recipients.items())
+        return f"refused: {'; '.join(whom)}"
+    if isinstance(error, smtplib.SMTPAuthenticationError):
+        return f"wrong user or password ({error.smtp_code})"
+    if isinstance(error, smtplib.SMTPNotSupportedError):
+        return "the server offers no login that is known here"
+    if isinstance(error, smtplib.SMTPServerDisconnected):
         silent = "timed out" in str(error)
-        sentence = "the server does not answer" if silent else "the server broke the connection"
-    except smtplib.SMTPResponseException as error:
-        sentence = f"the server refused: {_reply(error.smtp_code, error.smtp_error)}"
-    except smtplib.SMTPException as error:
-        sentence = str(error)
-    except ssl.SSLCertVerificationError as error:
-        sentence = f"its certificate is not trusted: {error.verify_message} (see --ca-file)"
-    except ssl.SSLError as error:
-        sentence = f"TLS failed: {error.reason or error}"
-    except OSError as error:
-        sentence = reason(error)
-    hidden = sentence.replace(letterbox.password, "(hidden)") if letterbox.password else sentence
-    raise CommandError(f"{where}: {printable(hidden)}")
+        return "the server does not answer" if silent else "the server broke the connection"
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"the server refused: {_reply(error.smtp_code, error.smtp_error)}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message} (see --ca-file)"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    return reason(error)
 
 
 def _reply(code: int, text: bytes | str) -> str:
@@ -247,7 +286,7 @@ def _connected(letterbox: Letterbox) -> smtplib.SMTP:
             time.sleep(min(5, max(0.1, give_up - time.monotonic())))
 
 
-def _secure(server: smtplib.SMTP, letterbox: Letterbox, where: str) -> None:
+def _secure(server: smtplib.SMTP, letterbox: Letterbox) -> None:
     """STARTTLS, where it is offered; required before a password is sent."""
     if letterbox.tls in ("implicit", "none"):
         return
@@ -256,10 +295,8 @@ def _secure(server: smtplib.SMTP, letterbox: Letterbox, where: str) -> None:
         server.starttls(context=_context(letterbox))
         server.ehlo()
     elif letterbox.verified:
-        what = (
-            "and the password is not sent without it" if letterbox.user else "which was asked for"
-        )
-        raise CommandError(f"{where}: the server offers no TLS, {what}")
+        why = "the password is not sent without it" if letterbox.user else "it was asked for"
+        raise Unreachable(f"{letterbox.host}: the server offers no TLS, and {why}")
 
 
 def _context(letterbox: Letterbox) -> ssl.SSLContext:
@@ -344,6 +381,8 @@ def _notify(asked: argparse.Namespace) -> int:
         for dump in dumps[:MOST_MAILS]:
             try:
                 refused = tell(place, dump, letterbox)
+            except Unreachable:
+                raise  # so it is for all of them
             except CommandError as error:
                 refused = [str(error)]
             else:
@@ -373,7 +412,8 @@ def letterbox_of(asked: argparse.Namespace) -> Letterbox:
     cc = tuple(asked.cc or (() if asked.to else own.cc))
     for address in (*to, *cc, *([asked.sender] if asked.sender else [])):
         checked_address(address)
-    host, port = _place(asked.server or own.server or "localhost")
+    server = asked.server or own.server
+    host, port = _place(server or "localhost")
     tls = asked.smtp_tls or ("implicit" if port == TLS_PORT else "auto")
     user = asked.user or ("" if asked.server else own.user)
     if user and tls == "none":
@@ -381,7 +421,7 @@ def letterbox_of(asked: argparse.Namespace) -> Letterbox:
     return Letterbox(
         host=host,
         port=port or (TLS_PORT if tls == "implicit" else PORT),
-        sender=asked.sender or f"root@{socket.getfqdn()}",
+        sender=asked.sender or f"root@{_own_name()}",
         to=to,
         cc=cc,
         user=user,
@@ -389,7 +429,17 @@ def letterbox_of(asked: argparse.Namespace) -> Letterbox:
         tls=tls,
         ca_file=asked.ca_file,
         wait_seconds=asked.wait,
+        program="" if server or asked.smtp_tls or user else _sendmail(),
     )
+
+
+def _own_name() -> str:
+    name = socket.getfqdn()
+    return socket.gethostname() if name.startswith("localhost") else name
+
+
+def _sendmail() -> str:
+    return shutil.which("sendmail", path="/usr/sbin:/usr/lib:/usr/bin") or ""
 
 
 def _place(server: str) -> tuple[str, int | None]:
@@ -421,7 +471,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_place(parser)
     add = parser.add_argument
-    add("--server", metavar="HOST[:PORT]", help="the mail server")
+    add("--server", metavar="HOST[:PORT]", help="the mail server; default: sendmail, localhost")
     add("--user", metavar="NAME", help="log in as NAME; only through TLS")
     add("--password-file", metavar="FILE", help="its first line is the password")
     add("--to", action="append", metavar="ADDRESS", help="who is told; may be given several times")
