@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from crashpy.kdump.engine import Tool
     from crashpy.kdump.plan import SavePlan
     from crashpy.kdump.saving import Saving
-    from crashpy.kdump.targets import Login
+    from crashpy.kdump.targets import Login, Target
     from crashpy.vmcore.recognise import Vmcore
 
 CORE = "/proc/vmcore"
@@ -123,9 +123,30 @@ def _save(asked: argparse.Namespace) -> None:
         if asked.dry_run:
             sys.stdout.write("".join(f"{line}\n" for line in saving.dry_run(target)))
             return
+        if asked.archive and target.local("") is None:
+            raise CommandError("--archive: only where the dump is saved on this machine")
         folder = saving.save_to(target)
         if not asked.quiet:
             sys.stdout.write(f"{saving.place(target, folder)}\n")
+        if asked.bundle or asked.archive:
+            _bundle(asked, target, folder, paths)
+
+
+def _bundle(asked: argparse.Namespace, target: Target, folder: str, cores: Sequence[str]) -> None:
+    """What belongs to the dump, beside it, and all of it in one file; it is saved already."""
+    from crashpy.kdump.bundle import add_to, options_of, write_archive
+    from crashpy.kdump.parts import collect
+
+    options = options_of(asked)
+    missing: list[str] = []
+    if asked.bundle:
+        missing = add_to(target, folder, cores, options).missing
+    if asked.archive:
+        contents = collect([str(target.local(folder))], options)
+        write_archive(contents, Path(asked.archive))
+        missing = contents.missing
+    for sentence in missing:
+        _say(asked, sentence, always=True)
 
 
 def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, list[str]]:
@@ -311,6 +332,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--flat", action="store_true", help="the dump alone, flattened, to the output")
     add("--no-verify", action="store_true", help="do not read back what was written")
     add("--keep-incomplete", action="store_true", help="leave what was written when it fails")
+    add("--bundle", action="store_true", help="put kernel, modules and debug files beside it")
+    add("--archive", metavar="FILE.tar.zst", help="a bundle of it in one file here, as well")
+    add("--mod", action="append", default=[], metavar="DIR", help="look for modules in DIR first")
+    add("--debug", action="append", default=[], metavar="DIR", help="as /usr/lib/debug, before it")
     add("-n", "--dry-run", action="store_true", help="only say what would be done")
     add("-q", "--quiet", action="store_true", help="say nothing unless something is wrong")
     add(

@@ -13,9 +13,11 @@ import isolated
 import pytest
 import zstandard
 
+from crashpy.cli import main
 from crashpy.kdump import bundle
 from crashpy.kdump.bundle import ArchiveCarrier, TargetCarrier, deliver, sum_line, write_folder
 from crashpy.kdump.fetch import fetch
+from crashpy.kdump.inventory import SavedDump, dumps_below
 from crashpy.kdump.parts import Contents, Part, collect
 from crashpy.kdump.targets import Entry, FileTarget
 from crashpy.kdump.urls import Url
@@ -245,6 +247,44 @@ def test_stripped_modules_and_their_debug_files(
     assert "./crashme/crashme.c: 314" in printed
 
 
+# While a dump is saved
+
+
+def test_save_with_bundle_and_archive(
+    examples: Path, kernel: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "crash").mkdir()
+    debug = tmp_path / "debug" / "boot"
+    debug.mkdir(parents=True)
+    shutil.copy(kernel, debug / KERNEL)
+    words = ["save", "-q", "--bundle", "--archive", str(tmp_path / "case.tar.zst")]
+    words += ["--mod", str(examples / "modules"), "--debug", str(debug.parent)]
+    assert main([*words, str(examples / "vmcore-null"), str(tmp_path / "crash")]) == 0
+    assert capsys.readouterr().err == ""
+    (folder,) = (tmp_path / "crash").iterdir()
+    for made in (folder, tmp_path / "case.tar.zst"):
+        assert bundle.main(["--check", str(made)]) == 0
+    assert "crashme.c: 314" in alone(folder, examples, "mod -S", "bt -l")
+    (row,) = dumps_in(tmp_path / "crash")
+    assert row.state == "complete"
+
+
+def dumps_in(folder: Path) -> list[SavedDump]:
+    with FileTarget(Url("file", str(folder))) as place:
+        return dumps_below(place)
+
+
+def test_save_with_bundle_says_what_is_missing(
+    examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core = shutil.copy(examples / "vmcore-null", tmp_path / "core")
+    (tmp_path / "crash").mkdir()
+    assert main(["save", "-q", "--bundle", str(core), str(tmp_path / "crash")]) == 0
+    said = capsys.readouterr().err
+    assert "the kernel with debug information of 6.12.117-sample" in said
+    assert "the modules loop, dummy, ext2, crashme, minix" in said
+
+
 # Writing
 
 
@@ -328,7 +368,7 @@ def test_beside_a_dump_that_was_just_saved(examples: Path, kernel: str, tmp_path
         digest = hashlib.sha256(Path(dump).read_bytes()).hexdigest()
         (folder / "SHA256SUMS").write_text(f"{digest}  vmcore\n")
         with kind(Url("file", str(folder.parent))) as place:
-            contents = bundle.add_to(place, folder.name, str(dump), options)
+            contents = bundle.add_to(place, folder.name, [str(dump)], options)
         assert contents.missing == []
         assert bundle.main(["--check", str(folder)]) == 0
         sums = (folder / "SHA256SUMS").read_text()

@@ -296,16 +296,16 @@ def _room_for(contents: Contents, parent: Path) -> None:
         )
 
 
-def add_to(target: Target, folder: str, core: str, options: OpenOptions) -> Contents:
+def add_to(target: Target, folder: str, cores: Sequence[str], options: OpenOptions) -> Contents:
     """Put what belongs to a dump beside it, where it was just saved; also what is missing.
 
-    On a server, what the saved dump is of is looked up in the core that it was made from.
+    On a server, what it needs is told by the core that it was made from.
     """
     if local := target.local(folder):
         contents = collect([str(local)], options)
         write_folder(contents, local)
         return contents
-    contents = collect([core], options)
+    contents = collect(cores, options)
     contents.parts = [part for part in contents.parts if part.build_id]
     deliver(contents, TargetCarrier(target, folder), lambda _: None)
     return contents
@@ -431,7 +431,7 @@ def _bundle(asked: argparse.Namespace) -> int:
     if not asked.paths:
         raise CommandError("name the dump, or the folder that it is in")
     folder = Path(asked.to) if asked.to else None
-    contents = collect(asked.paths, _options(asked))
+    contents = collect(asked.paths, options_of(asked))
     if folder is None and not asked.archive and not asked.dry_run:
         folder = contents.parts[0].path.absolute().parent
         if not folder_name(folder.name):
@@ -452,7 +452,7 @@ def _bundle(asked: argparse.Namespace) -> int:
     return 1 if contents.missing else 0
 
 
-def _options(asked: argparse.Namespace) -> OpenOptions:
+def options_of(asked: argparse.Namespace) -> OpenOptions:
     return OpenOptions(module_dirs=tuple(asked.mod), debug_dirs=tuple(asked.debug))
 
 
@@ -476,10 +476,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--to", metavar="DIR", help="a new folder; default: the saved dump's own")
     add("--archive", metavar="FILE.tar.zst", help="one file instead, or as well")
     add("--mod", action="append", default=[], metavar="DIR", help="look for modules in DIR first")
-    add(
-        *("--debug", "--debug-root"), action="append", default=[], metavar="DIR",
-        help="look for debug files in DIR as in /usr/lib/debug",
-    )  # fmt: skip
+    add("--debug", action="append", default=[], metavar="DIR", help="as /usr/lib/debug, before it")
     add("--check", metavar="DIR|FILE", help="whether a bundle is as it was written")
     add("--dry-run", action="store_true", help="only say what would be in it")
     add("-q", "--quiet", action="store_true", help="no progress")

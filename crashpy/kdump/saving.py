@@ -180,7 +180,7 @@ class Saving:
         except CommandError:  # machines other than x86-64: with drgn, which may not be there
             from crashpy.opening.log import log_text as drgn_log_text
 
-            return drgn_log_text([self.core])
+            return drgn_log_text([self.core, *self.others])
 
     def _save_dump(self, target: Target, folder: str, level: int) -> int:
         """Pages that could not be read from the core."""
@@ -305,7 +305,7 @@ class Saving:
         tags = ("", self.host) if local else (self._tag(target),)
         mine = [
             replace(dump, host="")  # locally, not every layout tells it
-            for dump in dumps_below(target)
+            for dump in dumps_below(target, details=False, depth=1)
             if dump.host in tags and "/" not in dump.folder
         ]
         if newest is None:
