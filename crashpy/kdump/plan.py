@@ -56,7 +56,11 @@ class Edit:
     @property
     def private(self) -> bool:
         """Whether the new text holds a password, or belongs to a file that may."""
-        return bool(_secrets(self.new)) or self.name == PRIVATE
+        return self.holds_password or self.name == PRIVATE
+
+    @property
+    def holds_password(self) -> bool:
+        return bool(_secrets(self.new))
 
 
 def _secrets(text: str) -> list[str]:
