@@ -297,7 +297,8 @@ class Saving:
 
     def _superfluous(self, target: Target, newest: str | None) -> list[SavedDump]:
         """Old dumps beyond those that stay; `newest` None: it is still to be written."""
-        from crashpy.kdump.inventory import dumps_below, too_many
+        from crashpy.kdump.inventory import dumps_below
+        from crashpy.kdump.retention import too_many
 
         if self.plan.keep is None:
             return []
