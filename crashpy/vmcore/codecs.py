@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Pages = NDArray[np.uint8]  # a row for each page
     Rows = NDArray[np.intp]  # which of them
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 LZO_WORK = 1 << 17  # bytes of LZO1X_1_MEM_COMPRESS on 64-bit machines
@@ -54,36 +55,28 @@ class Codec:
 
     @property
     def at_once(self) -> int:
-        """How many pages make a batch: with all that is under way no more than 50 MiB."""
-        return max(2048 // self.threads, 128)
-
-    @property
-    def ahead(self) -> int:
-        """How many batches `pack_all` takes before it gives the first one back."""
-        return self.threads + 2 if self.threads > 1 else 1
+        """How many pages make a batch: they should stay in a processor's own cache."""
+        return 2048 if self.threads <= 1 else 512
 
     def pack(self, pages: Pages, rows: Rows) -> Packed:
         if not len(rows):
             return Packed(b"", np.empty(0, np.int64), np.empty(0, np.uint32))
         return self.batch(pages, rows)
 
-    def pack_all(
-        self, batches: Iterable[T], which: Callable[[T], tuple[Pages, Rows]]
-    ) -> Iterator[tuple[T, Packed]]:
-        """Each batch, in order, with `which` of its pages packed."""
-        if self.threads <= 1:
-            for batch in batches:
-                yield batch, self.pack(*which(batch))
-            return
-        waiting: deque[tuple[T, Future[Packed]]] = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            for batch in batches:
-                waiting.append((batch, pool.submit(self.pack, *which(batch))))
-                if len(waiting) > self.threads:
-                    first, done = waiting.popleft()
-                    yield first, done.result()
-            for first, done in waiting:
-                yield first, done.result()
+
+def in_order(threads: int, work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """map(), by several threads; no further ahead than keeps them busy."""
+    if threads <= 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def codec(name: str, *, threads: int = 1, exact: bool = False) -> Codec:
@@ -98,7 +91,7 @@ def codec(name: str, *, threads: int = 1, exact: bool = False) -> Codec:
     if name == "zlib":
         return Codec(name, _page_by_page(_zlib(exact), FLAGS[name]), threads)
     if name == "zstd":
-        return Codec(name, _zstd(exact), threads)
+        return Codec(name, _zstd(), threads)
     if name == "lzo":
         return Codec(name, _lzo(exact))
     if name == "snappy":
@@ -154,23 +147,17 @@ def _snappy() -> Callable[[memoryview], Any]:
     return snappy.compress_raw
 
 
-def _zstd(exact: bool) -> Callable[[Pages, Rows], Packed]:
+def _zstd() -> Callable[[Pages, Rows], Packed]:
     """A whole batch in one call of the library, each thread with its own context."""
     import zstandard
 
-    plain = zstandard.ZstdCompressionParameters.from_level(
-        1, write_checksum=False, write_dict_id=False
-    )
-    # Level 1's, but a hash table that stays in the cache: faster, as small.
-    quick = zstandard.ZstdCompressionParameters.from_level(
-        1, source_size=4096, hash_log=12, write_checksum=False, write_dict_id=False
-    )
     local = threading.local()
 
     def batch(pages: Pages, rows: Rows) -> Packed:
         if not hasattr(local, "compressor"):
-            parameters = plain if exact or pages.shape[1] != 4096 else quick
-            local.compressor = zstandard.ZstdCompressor(compression_params=parameters)
+            local.compressor = zstandard.ZstdCompressor(
+                level=1, write_checksum=False, write_dict_id=False
+            )
         size = pages.shape[1]
         segments = np.empty((len(rows), 2), "<u8")
         segments[:, 0] = rows * size

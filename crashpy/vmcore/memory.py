@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -299,6 +300,7 @@ class _Part:
         self._bitmaps = header.bitmap_offset, header.bitmap_offset + (half if half >= whole else 0)
         self._counts = self._rank()
         self._blocks: dict[int, tuple[NDArray[np.int64], NDArray[Any]]] = {}
+        self._lock = threading.Lock()
         self._description = page_desc(header.order)
         self._data_at = header.descriptors_offset + int(self._counts[-1]) * DESCRIPTOR
 
@@ -322,18 +324,22 @@ class _Part:
 
     def _block(self, number: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Of STEP pfns: their ranks (1, 2, ... for the stored ones, else 0), the descriptors."""
-        if number not in self._blocks:
-            first = number * self.STEP
-            bits = self.bits(1, first, first + self.STEP)
-            bits[: max(self.first - first, 0)] = 0
-            bits[max(self.end - first, 0) :] = 0
-            where = self.header.descriptors_offset + int(self._counts[number]) * DESCRIPTOR
-            raw = self.file.read(where, int(bits.sum()) * DESCRIPTOR)
-            table = np.frombuffer(raw[: len(raw) - len(raw) % DESCRIPTOR], self._description)
-            if len(self._blocks) > 1:
-                del self._blocks[next(iter(self._blocks))]
-            self._blocks[number] = np.cumsum(bits, dtype=np.int64) * bits, table
-        return self._blocks[number]
+        with self._lock:  # several threads may read
+            if number not in self._blocks:
+                if len(self._blocks) > 1:
+                    del self._blocks[next(iter(self._blocks))]
+                self._blocks[number] = self._load_block(number)
+            return self._blocks[number]
+
+    def _load_block(self, number: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        first = number * self.STEP
+        bits = self.bits(1, first, first + self.STEP)
+        bits[: max(self.first - first, 0)] = 0
+        bits[max(self.end - first, 0) :] = 0
+        where = self.header.descriptors_offset + int(self._counts[number]) * DESCRIPTOR
+        raw = self.file.read(where, int(bits.sum()) * DESCRIPTOR)
+        table = np.frombuffer(raw[: len(raw) - len(raw) % DESCRIPTOR], self._description)
+        return np.cumsum(bits, dtype=np.int64) * bits, table
 
     def descriptors(self, pfns: NDArray[np.int64]) -> NDArray[Any]:
         """A page_desc for each pfn (ascending); offset 0 for those that the file lacks."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -29,11 +30,16 @@ def unpacker(flags: int, size: int) -> Unpacker:
         cramjam = _library("cramjam")
         return unsnappy if cramjam is None else lambda d: bytes(cramjam.snappy.decompress_raw(d))
     if flags & FLAGS["zstd"]:
+        return functools.partial(_unzstd, threading.local(), size)
+    return bytes
+
+
+def _unzstd(local: Any, size: int, data: bytes) -> bytes:
+    if not hasattr(local, "decompress"):
         import zstandard
 
-        decompress = zstandard.ZstdDecompressor().decompress
-        return lambda data: decompress(data, max_output_size=size)
-    return bytes
+        local.decompress = zstandard.ZstdDecompressor().decompress
+    return local.decompress(data, max_output_size=size)
 
 
 def _library(name: str) -> Any:

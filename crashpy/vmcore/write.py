@@ -7,18 +7,20 @@ final name before it is complete: a file is written as NAME-incomplete, synced, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
 from crashpy.command import CommandError
-from crashpy.vmcore.codecs import Codec
+from crashpy.vmcore.codecs import Codec, Packed, in_order
 from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE
 from crashpy.vmcore.files import FLATTENED
 from crashpy.vmcore.filter import Filter, Level
@@ -263,8 +265,10 @@ def write_kdump(
         sink.write(at, bytes(size))
         at += size
     done = zeros = lost = 0
-    batches = _batches(selection, first, end, codec)
-    for batch, packed in codec.pack_all(batches, lambda batch: (batch.pages, batch.rows)):
+    pack = functools.partial(_packed, selection, codec, threading.local())
+    pfns = _evenly(selection.pfns(first, end), codec.at_once)
+    for batch in in_order(codec.threads, pack, pfns):
+        packed = batch.packed
         table = np.zeros(len(batch.good), page_desc("<"))
         table["offset"][batch.zero], table["size"][batch.zero] = data_at, size
         ends = np.cumsum(packed.sizes)
@@ -291,20 +295,18 @@ class _Batch:
     good: NDArray[np.bool_]
     zero: NDArray[np.bool_]
     rows: NDArray[np.intp]
-    pages: NDArray[np.uint8]
+    packed: Packed
 
 
-def _batches(selection: Selection, first: int, end: int, codec: Codec) -> Iterator[_Batch]:
-    """The pages kept, read into buffers that are used again when the codec is done with them."""
-    memory = selection.memory
-    room = [np.empty((codec.at_once, memory.page_size), np.uint8) for _ in range(codec.ahead)]
-    for buffer, pfns in zip(
-        itertools.cycle(room), _evenly(selection.pfns(first, end), codec.at_once), strict=False
-    ):
-        pages = buffer[: len(pfns)]
-        good = memory.read_into(pfns, pages)
-        zero = _zero(pages) & good if selection.level & Level.ZERO else np.zeros(len(pfns), bool)
-        yield _Batch(good, zero, np.flatnonzero(good & ~zero), pages)
+def _packed(selection: Selection, codec: Codec, local: Any, pfns: NDArray[np.int64]) -> _Batch:
+    """These pages read and packed, by whichever thread comes to it."""
+    if not hasattr(local, "buffer"):
+        local.buffer = np.empty((codec.at_once, selection.memory.page_size), np.uint8)
+    pages = local.buffer[: len(pfns)]
+    good = selection.memory.read_into(pfns, pages)
+    zero = _zero(pages) & good if selection.level & Level.ZERO else np.zeros(len(pfns), bool)
+    rows = np.flatnonzero(good & ~zero)
+    return _Batch(good, zero, rows, codec.pack(pages, rows))
 
 
 def _evenly(chunks: Iterator[NDArray[np.int64]], count: int) -> Iterator[NDArray[np.int64]]:
