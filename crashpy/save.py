@@ -33,7 +33,7 @@ FREE_MIB = 64
 # `crashpy save WORD ...`; a core of that name is written ./WORD.
 SUB_VERBS = {
     "list": ("crashpy.kdump.inventory:list_main", "the dumps below a folder or a URL"),
-    "prune": ("crashpy.kdump.inventory:prune_main", "delete the oldest of them"),
+    "prune": ("crashpy.kdump.retention:prune_main", "delete the oldest of them"),
     "fetch": ("crashpy.kdump.fetch:main", "copy one here"),
     "bundle": ("crashpy.kdump.bundle:main", "put kernel and modules beside one"),
     "notify": ("crashpy.kdump.notify:main", "send a mail about one"),

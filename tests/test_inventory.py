@@ -15,10 +15,11 @@ import pytest
 import servers
 from places import PROTOCOLS, Places
 
-from crashpy.kdump import inventory
-from crashpy.kdump.inventory import SavedDump, dumps_below, panic_in, table, to_free, too_many
+from crashpy.kdump import inventory, retention
+from crashpy.kdump.inventory import SavedDump, dumps_below, panic_in, table
 from crashpy.kdump.layouts import folder_name, kind
 from crashpy.kdump.report import PROVISIONAL, SAVED, TITLE, Report, about, now, parse, readme
+from crashpy.kdump.retention import to_free, too_many
 from crashpy.kdump.targets import open_target
 from crashpy.kdump.urls import Url
 
@@ -382,7 +383,7 @@ def test_json_has_every_field(tree: Tree, head: bytes, capsys: pytest.CaptureFix
 def test_places_that_are_not_there(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for verb in (inventory.list_main, lambda w: inventory.prune_main([*w, "--keep", "1"])):
+    for verb in (inventory.list_main, lambda w: retention.prune_main([*w, "--keep", "1"])):
         assert verb(words) == 1
         assert sentence in capsys.readouterr().err
 
@@ -460,14 +461,14 @@ def present(folder: Path) -> list[str]:
 
 
 def test_prune(five: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert inventory.prune_main([str(five), "--keep", "2", "--dry-run"]) == 0
+    assert retention.prune_main([str(five), "--keep", "2", "--dry-run"]) == 0
     assert present(five) == DAYS
-    assert inventory.prune_main([str(five), "--keep", "2", "--yes"]) == 0
+    assert retention.prune_main([str(five), "--keep", "2", "--yes"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("delete 2026-11-10-10-00") == 2
     assert present(five) == DAYS[3:]
     assert (five / "precious" / "letter").exists()
-    assert inventory.prune_main([str(five), "--keep", "2", "--yes"]) == 0
+    assert retention.prune_main([str(five), "--keep", "2", "--yes"]) == 0
     assert "none of them too many" in capsys.readouterr().out
 
 
@@ -475,12 +476,12 @@ def test_prune_asks(
     five: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    assert inventory.prune_main([str(five), "--keep", "1"]) == 1
+    assert retention.prune_main([str(five), "--keep", "1"]) == 1
     assert "nobody to ask" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, left in (("", 5), ("n", 5), ("y", 1)):
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
-        assert inventory.prune_main([str(five), "--keep", "1"]) == (left == 5)
+        assert retention.prune_main([str(five), "--keep", "1"]) == (left == 5)
         assert len(present(five)) == left
 
 
@@ -493,18 +494,18 @@ def test_prune_for_space(
         return free
 
     monkeypatch.setattr("crashpy.kdump.targets.FileTarget.free", told)
-    assert inventory.prune_main([str(five), "--free", "10", "--yes"]) == 0
+    assert retention.prune_main([str(five), "--free", "10", "--yes"]) == 0
     assert present(five) == DAYS
     free = (10 << 20) - len(head) - 1
-    assert inventory.prune_main([str(five), "--free", "10", "--yes"]) == 0
+    assert retention.prune_main([str(five), "--free", "10", "--yes"]) == 0
     assert present(five) == DAYS[2:]
-    assert inventory.prune_main([str(five), "--free", "1000", "--yes"]) == 1
+    assert retention.prune_main([str(five), "--free", "1000", "--yes"]) == 1
     assert "nothing was deleted" in capsys.readouterr().err
     assert present(five) == DAYS[2:]
 
 
 def test_prune_needs_to_be_told_what_stays(five: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert inventory.prune_main([str(five), "--yes"]) == 1
+    assert retention.prune_main([str(five), "--yes"]) == 1
     assert "--keep" in capsys.readouterr().err
 
 
@@ -515,7 +516,7 @@ def test_prune_follows_no_link(five: Path) -> None:
     (five / DAYS[0] / "link").symlink_to(outside)
     (five / DAYS[0] / "file").symlink_to(outside / "vmcore")
     (five / "2026-01-01-00-00").symlink_to(outside)
-    assert inventory.prune_main([str(five), "--keep", "1", "--yes"]) == 0
+    assert retention.prune_main([str(five), "--keep", "1", "--yes"]) == 0
     assert (outside / "vmcore").read_bytes() == b"precious"
     assert present(five) == ["2026-01-01-00-00", DAYS[4]]
 
@@ -574,7 +575,7 @@ def test_on_a_server(
         *((f"web1-{day}", "complete", PANIC, RELEASE) for day in DAYS[:4]),
         (f"web1-{DAYS[4]}", "incomplete", PANIC, RELEASE),
     ]
-    assert inventory.prune_main([*words, "--keep", "1", "--yes"]) == 0
+    assert retention.prune_main([*words, "--keep", "1", "--yes"]) == 0
     assert {name.partition("/")[0] for name in where.found()} == {
         *(f"db-{DAYS[0]}", f"web1-{DAYS[3]}", f"web1-{DAYS[4]}", "a b")
     }

@@ -29,9 +29,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 
 from crashpy.command import CommandError
-from crashpy.kdump.inventory import megabytes, printable
 from crashpy.kdump.layouts import folder_name
 from crashpy.kdump.parts import Contents, Part, collect
+from crashpy.kdump.verbs import megabytes, printable
 from crashpy.opening.options import OpenOptions
 from crashpy.save import told
 

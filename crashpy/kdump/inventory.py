@@ -1,4 +1,4 @@
-"""The dumps below a folder, in whichever distribution's layout, and which of them are too many."""
+"""The dumps below a folder, in whichever distribution's layout, and `crashpy save list`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import argparse
 import contextlib
 import io
 import re
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from crashpy.command import CommandError, to_json
 from crashpy.kdump import report
-from crashpy.kdump.config import Config
 from crashpy.kdump.layouts import NOTIFIED, FolderName, folder_name, kind
-from crashpy.kdump.logins import add_options, login_of
-from crashpy.kdump.plan import SavePlan, hide, save_plan
-from crashpy.kdump.system import System
-from crashpy.kdump.targets import Entry, Target, open_target
-from crashpy.kdump.urls import parse
+from crashpy.kdump.targets import Entry, Target
+from crashpy.kdump.verbs import complain, megabytes, open_place, place_parser, printable, say
 from crashpy.save import told
 from crashpy.vmcore.files import FLATTENED, first_bytes
 from crashpy.vmcore.kdump import INCOMPLETE, SIGNATURE
@@ -33,8 +27,6 @@ HEAD = 1 << 16  # bytes at the start of a dump, in which its VMCOREINFO is
 TAIL = 1 << 17  # bytes at the end of a log, in which the panic is
 ELF_MAGIC = b"\x7fELF"
 END_OF_FLATTENED = b"\xff" * 16
-SETTLED_SECONDS = 3600  # what was not touched for so long is not being written any more
-UNSURE_SECONDS = 48 * 3600  # likewise, where only a folder's name tells, in an unknown zone
 
 
 @dataclass(frozen=True)
@@ -158,7 +150,7 @@ def _dump_in(
         why=why,
         files=tuple(dumps or drafts),
         log=next((name for name, what in sorted(kinds.items()) if what == "log"), ""),
-        size_bytes=sum(entry.size_bytes or 0 for entry in files.values()),
+        size_bytes=_size(place, folder, entries),
         counter=named.counter if named else 0,
         notified=NOTIFIED in files,
         release=told.release,
@@ -170,6 +162,19 @@ def _dump_in(
         times = [entry.changed_s for entry in entries if entry.changed_s is not None]
         dump = replace(dump, changed_s=max(times, default=None))
     return dump
+
+
+def _size(place: Target, folder: str, entries: Sequence[Entry]) -> int:
+    """Of all files, those in folders of it too, as a bundle has."""
+    size = 0
+    for entry in entries:
+        if entry.kind == "file":
+            size += entry.size_bytes or 0
+        elif entry.folder:
+            with contextlib.suppress(CommandError):
+                path = _join(folder, entry.name)
+                size += _size(place, path, place.entries(path))
+    return size
 
 
 def _state(
@@ -289,79 +294,14 @@ def _natural(name: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-# Keeping
-
-
-def too_many(
-    dumps: Iterable[SavedDump],
-    keep: int,
-    *,
-    spare: Collection[str] = (),
-    now_s: float | None = None,
-) -> list[SavedDump]:
-    """What is to go, the oldest first, when so many dumps of each machine stay.
-
-    A complete dump goes when `keep` newer complete ones are there, so a failed saving
-    never costs one; what is not complete goes when `keep` newer dumps of any kind are
-    there. `spare` are folders that stay whatever their names tell, as the one just saved.
-    """
-    if keep < 1:
-        raise ValueError("at least one dump stays")
-    gone = []
-    for group in _groups(dumps):
-        complete = 0
-        for newer, dump in enumerate(reversed(group)):
-            whole = dump.state == "complete"
-            surplus = (complete if whole else newer) >= keep
-            complete += whole
-            if surplus and dump.folder not in spare and _may_go(dump, now_s):
-                gone.append(dump)
-    return sorted(gone, key=lambda dump: dump.order)
-
-
-def to_free(
-    dumps: Iterable[SavedDump], *, spare: Collection[str] = (), now_s: float | None = None
-) -> list[SavedDump]:
-    """What may go for want of space, in this order: what is not complete, then the oldest.
-
-    The newest complete dump of each machine stays.
-    """
-    may: list[SavedDump] = []
-    for group in _groups(dumps):
-        newest = next((d for d in reversed(group) if d.state == "complete"), None)
-        may += [
-            dump
-            for dump in group
-            if dump is not newest and dump.folder not in spare and _may_go(dump, now_s)
-        ]
-    return sorted(may, key=lambda dump: (dump.state == "complete", dump.order))
-
-
-def _groups(dumps: Iterable[SavedDump]) -> Iterator[list[SavedDump]]:
-    """Dumps of one machine in one folder, the oldest first."""
-    groups: dict[tuple[str, str], list[SavedDump]] = {}
-    for dump in sorted(dumps, key=lambda dump: dump.order):
-        groups.setdefault(dump.group, []).append(dump)
-    yield from groups.values()
-
-
-def _may_go(dump: SavedDump, now_s: float | None) -> bool:
-    """Not what no kdump script has named, nor what cannot be seen, nor what is being written."""
-    if not dump.layout or not dump.folder or dump.state == "unreadable":
-        return False
-    if dump.state == "complete":
-        return True
-    now_s = now_s or time.time()
-    if dump.changed_s is not None:
-        return now_s - dump.changed_s > SETTLED_SECONDS
-    return dump.saved is not None and now_s - dump.saved.timestamp() > UNSURE_SECONDS
-
-
 # What a person sees
 
 
-def table(dumps: Sequence[SavedDump]) -> Iterator[str]:
-    """A line for each dump, and one more for what is wrong with it."""
+def table(dumps: Sequence[SavedDump], before: str = "") -> Iterator[str]:
+    """A line for each dump, and one more for what is wrong with it.
+
+    What stands before each of them takes the place of the headings.
+    """
     rows = [
         (
             printable(dump.folder) or ".",
@@ -378,7 +318,8 @@ def table(dumps: Sequence[SavedDump]) -> Iterator[str]:
     for number, row in enumerate(rows):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         cells[3] = row[3].rjust(widths[3])
-        yield "  ".join([*cells, row[5]]).rstrip()
+        if number or not before:
+            yield before + "  ".join([*cells, row[5]]).rstrip()
         if number and (why := dumps[number - 1].why):
             yield f"    {printable(why)}"
 
@@ -390,21 +331,12 @@ def _when(dump: SavedDump) -> str:
     return f"{dump.saved:%Y-%m-%d %H:%M}" if dump.saved else "--"
 
 
-def megabytes(size: int) -> str:
-    return f"{size / (1 << 20):.1f} MiB"
-
-
-def printable(text: str) -> str:
-    """A name may hold anything; a line break in it is shown as \\n."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-# The verbs
+# The verb
 
 
 def list_main(words: Sequence[str]) -> int:
     """`crashpy save list`: exit status 0, or 1 with a sentence on standard error."""
-    parser = _parser("list", "the dumps below a folder or a URL, the oldest first")
+    parser = place_parser("list", "the dumps below a folder or a URL, the oldest first")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     asked = parser.parse_args(words)
     with told("save list") as complaints:
@@ -416,150 +348,6 @@ def _list(asked: argparse.Namespace) -> None:
     with open_place(asked) as place:
         dumps = dumps_below(place, warn=lambda sentence: complain("list", sentence))
     if asked.json:
-        _say(to_json(dump) for dump in dumps)
+        say(to_json(dump) for dump in dumps)
     else:
-        _say(table(dumps) if dumps else [f"{place.url}: no dump there"])
-
-
-def prune_main(words: Sequence[str]) -> int:
-    """`crashpy save prune`: deletes what is too many, and asks before it does."""
-    parser = _parser("prune", "delete the oldest dumps of each machine")
-    add = parser.add_argument
-    add("--keep", type=_at_least_one, metavar="N", help="so many complete dumps stay")
-    add("--free", type=_at_least_one, metavar="MIB", help="delete until so much is free")
-    add("--dry-run", action="store_true", help="show what would be deleted")
-    add("--yes", action="store_true", help="do not ask")
-    asked = parser.parse_args(words)
-    failed = 0
-    with told("save prune") as complaints:
-        failed = _prune(asked)
-    return 1 if complaints or failed else 0
-
-
-def _prune(asked: argparse.Namespace) -> int:
-    keep, free = asked.keep, asked.free and asked.free << 20
-    if not (keep or free) and not asked.place:
-        plan = _own_plan()
-        keep, free = plan.keep, plan.free_bytes
-    if not (keep or free):
-        raise CommandError("say how many stay, --keep N, or how much shall be free, --free MIB")
-    with open_place(asked) as place:
-        dumps = dumps_below(place, warn=lambda sentence: complain("prune", sentence))
-        going = too_many(dumps, keep) if keep else []
-        if free:
-            going += _for_space(place, dumps, going, free)
-        if not going:
-            _say([f"{place.url}: {len(dumps)} dumps, none of them too many"])
-            return 0
-        _say(f"delete {line}" for line in [*table(going)][1:])
-        total = megabytes(sum(dump.size_bytes for dump in going))
-        if asked.dry_run:
-            return 0
-        if not asked.yes and not _agreed(f"Delete {len(going)} of {len(dumps)} dumps, {total}?"):
-            raise CommandError("nothing was deleted")
-        return delete(place, going, lambda sentence: complain("prune", sentence))
-
-
-def _for_space(
-    place: Target, dumps: Sequence[SavedDump], going: Sequence[SavedDump], wanted: int
-) -> list[SavedDump]:
-    """What else must go until so many bytes are free."""
-    free = place.free()
-    if free is None:
-        raise CommandError(f"{place.url}: the place does not tell how much is free: use --keep")
-    free += sum(dump.size_bytes for dump in going)
-    more = []
-    for dump in to_free(dumps):
-        if free < wanted and dump not in going:
-            more.append(dump)
-            free += dump.size_bytes
-    if free < wanted:
-        missing = megabytes(wanted - free)
-        raise CommandError(
-            f"{place.url}: {missing} are missing even without all dumps that may be deleted:"
-            " nothing was deleted"
-        )
-    return more
-
-
-def delete(place: Target, dumps: Iterable[SavedDump], complain: Callable[[str], None]) -> int:
-    """Delete folders; 1 when one of them could not be, after the others."""
-    failed = 0
-    for dump in dumps:
-        try:
-            _refuse_mounts(place, dump.folder)
-            place.remove_folder(dump.folder)
-        except CommandError as error:
-            complain(str(error))
-            failed = 1
-    return failed
-
-
-def _refuse_mounts(place: Target, folder: str) -> None:
-    """Another file system that is mounted inside is none of our business."""
-    for entry in place.entries(folder):
-        path = _join(folder, entry.name)
-        if entry.kind == "mount":
-            raise CommandError(f"{place.url}: {path}: another disk is mounted there: not deleted")
-        if entry.folder:
-            _refuse_mounts(place, path)
-
-
-# What the verbs share
-
-
-def open_place(asked: argparse.Namespace) -> Target:
-    """A folder or a URL; without one, where this machine saves its dumps."""
-    text: str | None = asked.place
-    if text is None:
-        url = _own_plan().target
-    else:
-        url = parse(text if "://" in text else str(Path(text).absolute()))
-    return open_target(url, login_of(asked))
-
-
-def add_place(parser: argparse.ArgumentParser) -> None:
-    """What open_place() asks for."""
-    parser.add_argument(
-        "place", nargs="?", metavar="DIR|URL", help="default: where this machine saves its dumps"
-    )
-    add_options(parser)
-
-
-def _own_plan() -> SavePlan:
-    """What this machine's configuration says of its dumps."""
-    try:
-        return save_plan(Config.read(System()))
-    except CommandError as error:
-        raise CommandError(f"name a folder or a URL, as {error}") from None
-
-
-def _parser(verb: str, about: str) -> argparse.ArgumentParser:
-    usage = f"crashpy save {verb} [OPTION]... [DIR|URL]"
-    parser = argparse.ArgumentParser(f"crashpy save {verb}", usage=usage, description=about)
-    add_place(parser)
-    return parser
-
-
-def _at_least_one(word: str) -> int:
-    if int(word) < 1:
-        raise ValueError(word)
-    return int(word)
-
-
-def complain(verb: str, sentence: str) -> None:
-    sys.stdout.flush()
-    sys.stderr.write(f"crashpy save {verb}: {printable(hide(sentence))}\n")
-
-
-def _say(lines: Iterable[str]) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-
-
-def _agreed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise CommandError("there is nobody to ask: give --yes, or --dry-run")
-    try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+        say(table(dumps) if dumps else [f"{place.url}: no dump there"])

@@ -20,7 +20,7 @@ FOLDERS = {
 }
 # Behind it a counter, where two dumps were saved in one minute.
 _FOLDER = re.compile(
-    r"(?:(?P<host>.+)-)?(?:"
+    r"(?:(?P<host>[^/]+)-)?(?:"
     + "|".join(f"(?P<{layout}>{pattern})" for layout, pattern in FOLDERS.items())
     + r")(?:\.(?P<counter>\d{1,4}))?",
     re.DOTALL,

@@ -28,21 +28,13 @@ from pathlib import Path
 from crashpy.command import CommandError
 from crashpy.kdump import report
 from crashpy.kdump.config import Config
-from crashpy.kdump.inventory import (
-    SavedDump,
-    add_place,
-    complain,
-    dumps_below,
-    open_place,
-    panic_in,
-    printable,
-    read_text,
-)
+from crashpy.kdump.inventory import SavedDump, dumps_below, panic_in, read_text
 from crashpy.kdump.layouts import NOTIFIED, README
 from crashpy.kdump.plan import Mail, save_plan
 from crashpy.kdump.system import System
 from crashpy.kdump.targets import Target, reason
 from crashpy.kdump.values import mail as checked_address
+from crashpy.kdump.verbs import complain, open_place, place_parser, printable
 from crashpy.save import told
 
 PASSWORD = "CRASHPY_SMTP_PASSWORD"  # in the environment
@@ -461,15 +453,15 @@ def _password(asked: argparse.Namespace, own: Mail) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "crashpy save notify",
-        usage="crashpy save notify [OPTION]... [DIR|URL]",
-        description="send a mail about every saved dump that nobody was told about: its"
-        " README.txt, the stack of the task that panicked, the end of its log",
-        epilog=f"What no option says is taken from the configuration of kdump; a password from"
-        f" --password-file, ${PASSWORD}, or there.",
+    parser = place_parser(
+        "notify",
+        "send a mail about every saved dump that nobody was told about: its README.txt, the"
+        " stack of the task that panicked, the end of its log",
     )
-    add_place(parser)
+    parser.epilog = (
+        "What no option says is taken from the configuration of kdump; a password from"
+        f" --password-file, ${PASSWORD}, or there."
+    )
     add = parser.add_argument
     add("--server", metavar="HOST[:PORT]", help="the mail server; default: sendmail, localhost")
     add("--user", metavar="NAME", help="log in as NAME; only through TLS")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
-from crashpy.kdump.inventory import printable
 from crashpy.kdump.layouts import kind
+from crashpy.kdump.verbs import printable
 from crashpy.opening.kernels import open_kernel
 from crashpy.opening.modules import Finder, ModuleFile, drgn_module, open_module
 from crashpy.opening.options import OpenOptions
