@@ -26,7 +26,7 @@ from crashpy.kdump.size import (
     reserved,
 )
 from crashpy.kdump.status import status
-from crashpy.kdump.system import Refused
+from crashpy.kdump.system import Refused, System
 
 
 @pytest.fixture
@@ -369,6 +369,37 @@ def test_pbl(tree):
     bootloader.plan(tree.system, ["300M,high", "72M,low"]).carry_out(tree.system)
     option = "crashkernel=300M,high crashkernel=72M,low"
     assert f"pbl --add-option {option} --config" in tree.ran
+
+
+@pytest.fixture
+def in_place(monkeypatch):
+    """The tree's tools run where they are: nothing in it could run by chroot."""
+    init = System.__init__
+    monkeypatch.setattr(System, "__init__", lambda s, root, chroot=False: init(s, root, chroot))
+
+
+@pytest.mark.usefixtures("in_place")
+def test_suse_s_service_is_told(grub, capsys):
+    """It sets the boot loader from its own file at every start."""
+    grub.suse('KDUMP_CRASHKERNEL="auto"\nKDUMP_UPDATE_BOOTLOADER="true"\n')
+    assert grub.setup("bootloader", "300M,high", "72M,low", "--yes") == 0
+    words = "crashkernel=300M,high crashkernel=72M,low"
+    assert f'KDUMP_CRASHKERNEL="{words}"\n' in grub.read("/etc/sysconfig/kdump")
+    assert words in grub.read("/etc/default/grub")
+    assert grub.setup("bootloader", "300M,high", "72M,low", "--yes") == 0
+    assert capsys.readouterr().out.endswith("nothing to do: it is so already\n")
+    assert grub.setup("bootloader", "--remove", "--yes") == 0
+    assert "note: SUSE's service puts it back" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("in_place")
+def test_red_hat_s_update_is_mentioned(grub, capsys):
+    grub.rhel()
+    assert grub.setup("bootloader", "300M", "--yes") == 0
+    assert "auto_reset_crashkernel" in capsys.readouterr().out
+    assert grub.setup("configure", "auto_reset_crashkernel=no", "--yes") == 0
+    assert grub.setup("bootloader", "301M", "--yes") == 0
+    assert "auto_reset_crashkernel" not in capsys.readouterr().out.partition("301M")[2]
 
 
 def test_zipl(tree):

@@ -248,7 +248,7 @@ def _size_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bootloader(system: System, asked: argparse.Namespace) -> int:
-    from crashpy.kdump.bootloader import current, kind, plan
+    from crashpy.kdump.bootloader import current, kind
     from crashpy.kdump.size import advise, default_policy
 
     if asked.remove and (asked.values or asked.policy):
@@ -263,7 +263,21 @@ def _bootloader(system: System, asked: argparse.Namespace) -> int:
         found = " ".join(f"crashkernel={value}" for value in current(system))
         _say([f"{kind(system)}: {found or 'no crashkernel='}"])
         return DONE
-    return carry_out(system, plan(system, values), asked)
+    return carry_out(system, _reserve(system, values), asked)
+
+
+def _reserve(system: System, values: Sequence[str]) -> Plan:
+    """crashkernel= in the boot loader, and where a distribution would put it back from."""
+    from crashpy.kdump.bootloader import plan
+
+    made = plan(system, values)
+    try:
+        config = Config.read(system)
+    except CommandError:
+        return made  # no kdump here yet
+    made.notes += config.dialect.reserve(config, values)
+    made.edits += config.edits()
+    return made
 
 
 def _bootloader_arguments(parser: argparse.ArgumentParser) -> None:
@@ -475,7 +489,7 @@ def _tui(system: System, asked: argparse.Namespace) -> int:
 
 def _filled_in(system: System, config: Config, before: Fields, after: Fields) -> Plan:
     """What the pages ask for, as one plan."""
-    from crashpy.kdump import bootloader, tui
+    from crashpy.kdump import tui
     from crashpy.kdump.services import switch
 
     for name, value in tui.settings(before, after):
@@ -487,7 +501,7 @@ def _filled_in(system: System, config: Config, before: Fields, after: Fields) ->
         plan.edits = config.edits()  # Debian has it in the same file
         parts[0].edits = []
     if after["crashkernel"] != before["crashkernel"]:
-        parts.append(bootloader.plan(system, after["crashkernel"].split()))
+        parts.append(_reserve(system, after["crashkernel"].split()))
     for part in parts:
         plan.edits += part.edits
         plan.commands += part.commands

@@ -135,6 +135,10 @@ class Dialect:
     def initrd(self, config: Config, release: str) -> str | None:
         return capture_initrd(config.system, release)
 
+    def reserve(self, config: Config, values: Sequence[str]) -> list[str]:  # noqa: ARG002
+        """Say in the files, too, that crashkernel= changes; what the person should know."""
+        return []
+
     # What becomes of a dump.
 
     def save_plan(self, config: Config) -> SavePlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -208,6 +208,11 @@ class Rhel(Makedumpfile):
                 yield f"{module.name}.pretimeout=0"
                 if module.name == "hpwdt":
                     yield "hpwdt.kdumptimeout=0"
+
+    def reserve(self, config: Config, values: Sequence[str]) -> list[str]:
+        if values and config.native("auto_reset_crashkernel").value == "yes":
+            return ["an update of kdump-utils may put its own value there: auto_reset_crashkernel"]
+        return []
 
     def kernels(self, config: Config, release: str) -> Iterator[str]:
         version = config.own("KDUMP_KERNELVER")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from crashpy.kdump.dialects.base import Dialect, Unable, Value, Variable, cpu_fact, joined
@@ -198,6 +198,17 @@ class Suse(Dialect):
             f"disable_cpu_apicid={apic}" if apic else "",
             "zfcp.allow_lun_scan=0" if machine.startswith("s390") else "",
         )
+
+    def reserve(self, config: Config, values: Sequence[str]) -> list[str]:
+        """kdump-commandline.service sets the boot loader from this at every start."""
+        if config.documents[0].get("KDUMP_CRASHKERNEL") is None:
+            return []  # older than the service
+        words = " ".join(f"crashkernel={value}" for value in values)
+        if words and config.native("KDUMP_CRASHKERNEL").value != words:
+            config.set_native("KDUMP_CRASHKERNEL", words)
+        if not words and config.native("KDUMP_UPDATE_BOOTLOADER").value in ("true", "yes", "1"):
+            return ["SUSE's service puts it back: set KDUMP_UPDATE_BOOTLOADER=no"]
+        return []
 
     def kernels(self, config: Config, release: str) -> Iterator[str]:
         version = config.own("KDUMP_KERNELVER")
