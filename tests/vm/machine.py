@@ -60,10 +60,12 @@ hostname -F /etc/hostname
 echo 1 >/proc/sys/kernel/sysrq
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.2.2
+stty -F /dev/ttyS1 clocal raw -echo
 exec 3<>/dev/ttyS1  # held open: what comes while nobody has it open is lost
-stty -F /dev/ttyS1 raw -echo
+stty -F /dev/ttyS1 clocal raw -echo
+echo "the machine is up"
 echo MACHINE-READY >&3
-cat <&3 | sh >&3 2>&1
+sh <&3 2>&1 | cat >&3  # its output is no terminal: so it shows no prompt
 """
 
 FILES = {
@@ -141,6 +143,13 @@ class Tree:
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def image(self, name: str, *, engine: str, seconds: int = 240) -> str:
+        """Build the capture environment /boot/NAME for what is configured now."""
+        return self.crashpy(
+            "capture", "image", str(self.root / "boot" / name),
+            "--kernel", self.kernel.release, "--engine", engine, "--timeout", str(seconds),
+        )  # fmt: skip
+
 
 # What the machine's own Python runs: crashpy's verbs.
 PRODUCTION = (
@@ -152,6 +161,9 @@ PRODUCTION = (
     "crashpy.kdump.kexec",
     "crashpy.kdump.services",
     "crashpy.kdump.size",
+    "crashpy.kdump.reboot",
+    "crashpy.kdump.notify",
+    "crashpy.kdump.inventory",
     "crashpy.kdump.status",
     "encodings.idna",
 )
@@ -260,11 +272,21 @@ class Machine:
         """A command line of the shell, and what it wrote on either stream."""
         assert self._line
         self._pending = ""
-        self._line.sendall(f"{{ {command}\n}} 2>&1; echo DONE''-$?-\n".encode())
+        self._line.sendall(f"{{ {command}\n}} </dev/null 2>&1; echo DONE''-$?-\n".encode())
         output = self._read_until("DONE-", seconds)
         status = int(self._read_until("-", 10))
         assert status == 0 or not check, f"{command}: status {status}: {output}"
         return Ran(status, output)
+
+    def arm(self, image: str) -> str:
+        """Load the capture kernel with the environment /boot/IMAGE."""
+        kernel = "/boot/vmlinuz-$(uname -r)"
+        self.run(f"crashpy setup load --kernel {kernel} --initrd /boot/{image} --yes")
+        return self.run("cat /sys/kernel/kexec_crash_loaded").output
+
+    def dumps(self, folder: str) -> list[str]:
+        """Names of the folders there."""
+        return self.run(f"cd {folder} && ls -d */").output.replace("/", "").split()
 
     def crash(self, how: str = "echo c >/proc/sysrq-trigger") -> float:
         """Crash, be captured and boot again; how long that took."""

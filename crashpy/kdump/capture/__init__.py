@@ -18,10 +18,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
 from crashpy.kdump.plan import hide
 from crashpy.kdump.system import Refused, System
+
+if TYPE_CHECKING:
+    from crashpy.kdump.capture.image import Built, Wanted
 
 DONE, WRONG, REFUSED = 0, 2, 3
 
@@ -69,11 +73,11 @@ def _system(asked: argparse.Namespace) -> System:
     return System(root.absolute())
 
 
-def _image_arguments(parser: argparse.ArgumentParser) -> None:
+def _contents(parser: argparse.ArgumentParser) -> None:
+    """What both an image and a staged folder may be told."""
     from crashpy.kdump.capture.engine import ENGINES
 
     add = parser.add_argument
-    add("out", metavar="OUT", help="the file to write")
     _root(parser)
     add("--kernel", metavar="RELEASE", default="", help="instead of the one that runs")
     add("--engine", choices=ENGINES, default="auto", help="who saves the dump")
@@ -82,22 +86,93 @@ def _image_arguments(parser: argparse.ArgumentParser) -> None:
     add("--disk", metavar="DEVICE[:FS]", default="", help="what a local target is on")
     add("--ip", metavar="SPEC", default="", help="the network, as ip= on a kernel's command line")
     add("--timeout", metavar="SECONDS", type=int, default=3600, help="reboot after so long")
-    add("--packing", choices=("zstd", "gzip", "none"), default="", help="of the image")
+
+
+def _wanted(asked: argparse.Namespace, packing: str = "") -> Wanted:
+    from crashpy.kdump.capture.image import Wanted
+
+    return Wanted(
+        asked.kernel, asked.engine, tuple(asked.module), asked.generic, asked.disk, asked.ip,
+        asked.timeout, packing,
+    )  # fmt: skip
+
+
+def _image_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT", help="the file to write")
+    parser.add_argument(
+        "--packing", choices=("zstd", "gzip", "none"), default="", help="of the image"
+    )
+    _contents(parser)
 
 
 def _image(asked: argparse.Namespace) -> int:
-    from crashpy.kdump.capture.image import Wanted, build
+    from crashpy.kdump.capture.image import build
 
-    wanted = Wanted(
-        asked.kernel, asked.engine, tuple(asked.module), asked.generic, asked.disk, asked.ip,
-        asked.timeout, asked.packing,
-    )  # fmt: skip
     out = Path(asked.out)
-    built = build(_system(asked), wanted, out)
-    why = f" ({built.engine.why})" if built.engine.why else ""
+    built = build(_system(asked), _wanted(asked, asked.packing), out)
     sizes = f"{built.packed_bytes >> 20} MiB packed, {built.unpacked_bytes >> 20} MiB unpacked"
-    sys.stdout.write(f"{out}: kernel {built.release}, engine {built.engine.name}{why}, {sizes}\n")
+    sys.stdout.write(f"{out}: {_described(built)}, {sizes}\n")
     return DONE
+
+
+def _stage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="what the image is made of")
+    _contents(parser)
+
+
+def _stage(asked: argparse.Namespace) -> int:
+    from crashpy.kdump.capture.image import stage
+
+    built = stage(_system(asked), _wanted(asked), Path(asked.folder))
+    sys.stdout.write(f"crashpy: {_described(built)}, {built.unpacked_bytes >> 20} MiB\n")
+    return DONE
+
+
+def _described(built: Built) -> str:
+    why = f" ({built.engine.why})" if built.engine.why else ""
+    return f"kernel {built.release}, engine {built.engine.name}{why}"
+
+
+def _install_arguments(parser: argparse.ArgumentParser) -> None:
+    from crashpy.kdump.capture.hooks import BUILDERS
+
+    add = parser.add_argument
+    _root(parser)
+    add("--with", dest="builder", choices=[*BUILDERS], default="", help="that one")
+    add("--kernel", metavar="RELEASE", default="", help="instead of the one that runs")
+    add("--out", metavar="FILE", default="", help="instead of the distribution's place for it")
+    add("--no-build", action="store_true", help="write the hooks only")
+    _writes(parser)
+
+
+def _writes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _install(asked: argparse.Namespace) -> int:
+    from crashpy.kdump.capture.hooks import builder, install
+    from crashpy.kdump.setup import carry_out
+
+    system = _system(asked)
+    plan = install(
+        system, builder(system, asked.builder),
+        release=asked.kernel, out=asked.out, build=not asked.no_build,
+    )  # fmt: skip
+    return carry_out(system, plan, asked)
+
+
+def _uninstall_arguments(parser: argparse.ArgumentParser) -> None:
+    _root(parser)
+    _writes(parser)
+
+
+def _uninstall(asked: argparse.Namespace) -> int:
+    from crashpy.kdump.capture.hooks import uninstall
+    from crashpy.kdump.setup import carry_out
+
+    system = _system(asked)
+    return carry_out(system, uninstall(system), asked)
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,5 +194,16 @@ VERBS: dict[
     ],
 ] = {
     "image": ("write an initial RAM disk for the capture kernel", _image_arguments, _image),
+    "stage": (
+        "put the environment into a folder: what the hooks run",
+        _stage_arguments,
+        _stage,
+    ),
+    "install": (
+        "hooks for dracut or initramfs-tools, and the environment built with them",
+        _install_arguments,
+        _install,
+    ),
+    "uninstall": ("remove those hooks", _uninstall_arguments, _uninstall),
     "run": ("save the dump: what the capture environment runs", _run_arguments, _run),
 }

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from crashpy.kdump.system import System
+
 CONSOLE = os.makedev(5, 1)
 
 
@@ -69,6 +71,22 @@ class Archive:
     def memory_bytes(self) -> int:
         """How much memory the files take when they are unpacked: whole pages."""
         return sum(-(-entry.size // 4096) * 4096 for entry in self.entries.values())
+
+    def extract(self, folder: Path) -> None:
+        """Put the files below a folder, whose own symbolic links stay what they are."""
+        inside = System(folder.absolute())
+        for name, entry in sorted(self.entries.items()):
+            path = inside.path(name)
+            if stat.S_ISDIR(entry.mode):
+                if not path.is_dir():
+                    path.mkdir(stat.S_IMODE(entry.mode))
+            elif stat.S_ISLNK(entry.mode):
+                if not path.exists():
+                    path.symlink_to(entry.read().decode())
+            elif stat.S_ISREG(entry.mode):
+                path.unlink(missing_ok=True)
+                path.touch(stat.S_IMODE(entry.mode))
+                path.write_bytes(entry.read())
 
     def write(self, write: Callable[[bytes], object]) -> None:
         for number, (name, entry) in enumerate(sorted(self.entries.items()), 1):

@@ -31,8 +31,11 @@ class _Mount:
     options: str
 
 
-def disk_of(system: System, folder: str) -> Disk:
-    """From what is mounted, or for a tree from its fstab."""
+def disk_of(system: System, folder: str, *, assembled: bool = False) -> Disk:
+    """From what is mounted, or for a tree from its fstab.
+
+    `assembled` says that somebody else puts volumes and arrays together.
+    """
     mounts = [*(_mounted(system) if system.live else _listed(system))]
     covering = [mount for mount in mounts if _inside(folder, mount.point)]
     if not covering:
@@ -41,7 +44,7 @@ def disk_of(system: System, folder: str) -> Disk:
     mount = max(enumerate(covering), key=lambda pair: (len(pair[1].point), pair[0]))[1]
     if mount.filesystem in _NOT_KEPT:
         raise Refused(f"{folder} is on {mount.filesystem}, which no dump outlives")
-    if re.match(r"/dev/(mapper/|dm-|md)", mount.device):
+    if re.match(r"/dev/(mapper/|dm-|md)", mount.device) and not assembled:
         raise Refused(
             f"{folder} is on {mount.device}, which this image cannot put together: dracut and"
             " initramfs-tools can, see `crashpy capture install`"

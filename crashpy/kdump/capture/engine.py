@@ -53,6 +53,8 @@ SAVING = (
     "encodings.idna",
     "encodings.ascii",
     "encodings.latin_1",
+    "_strptime",
+    "traceback",
 )
 PACKERS = {
     "zlib": ("isal.isal_zlib",),

@@ -1,7 +1,8 @@
-"""The standalone capture environment: an initial RAM disk of our own.
+"""What the capture environment holds: busybox, the modules that the target needs, the
+engine that saves, and what the configuration says.
 
-It holds busybox, the modules that the target needs, the engine that saves, and what the
-configuration says. For machines without dracut and initramfs-tools, and for tests.
+build() makes an initial RAM disk of it, for machines without dracut and initramfs-tools and
+for tests; stage() puts it into the one that those are building.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from crashpy.kdump.config import Config
 from crashpy.kdump.plan import SavePlan, save_plan
 from crashpy.kdump.system import Refused, System
 
+HOME = "/usr/lib/crashpy"
 CONFIGURATION = "/etc/crashpy/capture.conf"
 FORMAT_FLAGS = {"zlib": "-c", "lzo": "-l", "snappy": "-p", "zstd": "-z", "elf": "-E"}
 
@@ -40,6 +42,7 @@ DRIVERS = {
     "disk": r"kernel/drivers/(block|scsi|ata|nvme|md|virtio|message|mmc|xen|hv|usb/storage)/",
     "network": r"kernel/drivers/(net|virtio|xen|hv|dma|ptp|pps)/",
 }
+BUSYBOX = ("echo", "logger", "sh", "sleep", "sync", "true")  # it has these
 SHARES = {"nfs": ("nfsv4", "nfsv3", "nfs"), "cifs": ("cifs", "nls_utf8", "nls_iso8859_1")}
 
 
@@ -68,28 +71,61 @@ class Built:
 
 
 def build(system: System, wanted: Wanted, out: Path) -> Built:
-    """Write the image, whole or not at all, for its owner alone."""
-    config = Config.read(system)
-    plan = save_plan(config)
-    release = wanted.release or system.release or ""
-    if not release:
-        raise Refused("which kernel the image is for is not known: give --kernel RELEASE")
-    engine = choose(wanted.engine, plan, release)
-    disk = _disk(system, plan, wanted)
+    """Write the standalone image, whole or not at all, for its owner alone."""
     archive = Archive()
-    add_base(archive)
-    modules = parts.Modules.read(system, release)
-    needed = [*_filesystem_modules(plan, disk, modules), *wanted.modules, *_own_modules(config)]
-    drivers = _drivers(system, plan, modules, generic=wanted.generic)
-    modules.add(archive, release, [*drivers, *needed])
-    add_engine(archive, engine, plan)
-    add_configuration(archive, config, plan)
-    add_programs(archive, config, plan)
-    settings = _settings(config, plan, engine, disk, wanted, needed)
-    archive.file(CONFIGURATION, shell(settings), 0o600)
-    packing = wanted.packing or _packing(system, release)
+    parcel = _Parcel(system, wanted)
+    add_init(archive)
+    parcel.modules.add(archive, parcel.release, parcel.wanted_modules())
+    parcel.add(archive)
+    packing = wanted.packing or _packing(system, parcel.release)
     _write(archive, out, packing)
-    return Built(engine, release, out.stat().st_size, archive.memory_bytes)
+    return Built(parcel.engine, parcel.release, out.stat().st_size, archive.memory_bytes)
+
+
+def stage(system: System, wanted: Wanted, folder: Path) -> Built:
+    """Put it into a folder that dracut or initramfs-tools makes an image of.
+
+    They list the modules themselves, and their modprobe unpacks them.
+    """
+    archive = Archive()
+    parcel = _Parcel(system, wanted, assembled=True)
+    parcel.modules.copy(archive, parcel.release, parcel.wanted_modules())
+    parcel.add(archive)
+    archive.extract(folder)
+    return Built(parcel.engine, parcel.release, 0, archive.memory_bytes)
+
+
+class _Parcel:
+    """What both of them need, looked up once."""
+
+    def __init__(self, system: System, wanted: Wanted, *, assembled: bool = False) -> None:
+        self.config = Config.read(system)
+        self.plan = save_plan(self.config)
+        self.asked = wanted
+        self.release = wanted.release or system.release or ""
+        if not self.release:
+            raise Refused("which kernel the image is for is not known: give --kernel RELEASE")
+        self.engine = choose(wanted.engine, self.plan, self.release)
+        self.disk = _disk(system, self.plan, wanted, assembled=assembled)
+        self.modules = parts.Modules.read(system, self.release)
+        own = _filesystem_modules(self.plan, self.disk, self.modules)
+        self.loaded = [*own, *wanted.modules, *_own_modules(self.config)]
+
+    def wanted_modules(self) -> list[str]:
+        system = self.config.system
+        drivers = _drivers(system, self.plan, self.modules, generic=self.asked.generic)
+        return [*drivers, *self.loaded]
+
+    def add(self, archive: Archive) -> None:
+        """Everything but init and modules."""
+        add_scripts(archive)
+        add_engine(archive, self.engine, self.plan)
+        add_configuration(archive, self.config, self.plan)
+        add_programs(archive, self.config, self.plan)
+        settings = _settings(
+            self.config, self.plan, self.engine, self.disk, self.asked, self.loaded
+        )
+        archive.file(CONFIGURATION, shell(settings), 0o600)
 
 
 def _write(archive: Archive, out: Path, packing: str) -> None:
@@ -111,20 +147,24 @@ def environment(name: str) -> bytes:
     return resources.files("crashpy.kdump.capture").joinpath("environment", name).read_bytes()
 
 
-def add_base(archive: Archive) -> None:
-    """Init, its shell, and the folders it mounts things on."""
+def add_scripts(archive: Archive) -> None:
+    """What runs, and the shell that it runs in."""
     busybox = System().tool("busybox")
     if busybox is None:
         raise Refused("busybox: there is no such program: install busybox-static")
-    parts.add_program(archive, "/bin/busybox", busybox)
-    archive.link("/bin/sh", "busybox")
-    archive.link("/sbin/modprobe", "/bin/busybox")  # the kernel runs it by this name
+    parts.add_program(archive, f"{HOME}/busybox", busybox)
+    for name, mode in (("start", 0o755), ("capture.sh", 0o644), ("udhcpc", 0o755)):
+        archive.file(f"{HOME}/{name}", environment(name), mode)
+
+
+def add_init(archive: Archive) -> None:
+    """What an initial RAM disk has beside it, when it is nobody else's."""
+    archive.link("/bin/sh", f"{HOME}/busybox")
+    archive.link("/sbin/modprobe", f"{HOME}/busybox")  # the kernel runs it by this name
     for folder in ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/root"):
         archive.folder(folder, 0o700 if folder == "/root" else 0o755)
     archive.node("/dev/console", CONSOLE)
     archive.file("/init", environment("init"), 0o755)
-    archive.file("/lib/crashpy/capture.sh", environment("capture.sh"))
-    archive.file("/lib/crashpy/udhcpc", environment("udhcpc"), 0o755)
     archive.file("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")
     archive.file("/etc/group", "root:x:0:\n")
     archive.file("/etc/nsswitch.conf", "hosts: files dns\n")
@@ -158,7 +198,8 @@ def add_configuration(archive: Archive, config: Config, plan: SavePlan) -> None:
     for name in names:
         if system.exists(name):
             archive.file(name, system.path(name).read_bytes(), 0o600)
-    archive.folder("/root/.ssh", 0o700)
+    if plan.target.protocol in ("ssh", "sftp"):
+        archive.folder("/root/.ssh", 0o700)
     hosts = system.read("/etc/hosts") or "127.0.0.1 localhost\n"
     if plan.target.host and (address := _address(plan.target.host)):
         hosts += f"{address} {plan.target.host}\n"
@@ -183,8 +224,8 @@ def add_programs(archive: Archive, config: Config, plan: SavePlan) -> None:
     names += [line.split()[0] for line in (plan.before, plan.after) if line]
     for name in names:
         if not name.startswith("/"):
-            if name in ("sh", "echo", "sleep", "sync", "logger", "true"):
-                continue  # busybox has it
+            if name in BUSYBOX:
+                continue
             name = system.tool(name) or name
         if not system.exists(name):
             raise Refused(f"{system.shown(name)}: there is no such program to run")
@@ -196,7 +237,7 @@ def add_programs(archive: Archive, config: Config, plan: SavePlan) -> None:
 # The target and the modules for it.
 
 
-def _disk(system: System, plan: SavePlan, wanted: Wanted) -> Disk | None:
+def _disk(system: System, plan: SavePlan, wanted: Wanted, *, assembled: bool) -> Disk | None:
     if plan.target.protocol != "file":
         return None
     path = plan.target.path
@@ -208,7 +249,7 @@ def _disk(system: System, plan: SavePlan, wanted: Wanted) -> Disk | None:
         if filesystem == "raw":
             raise Refused("a raw partition is written by the distribution's kdump alone")
         return Disk(device, filesystem, path, plan.mount_options)
-    return disk_of(system, path)
+    return disk_of(system, path, assembled=assembled)
 
 
 def _filesystem_modules(plan: SavePlan, disk: Disk | None, modules: parts.Modules) -> Iterator[str]:

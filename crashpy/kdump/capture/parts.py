@@ -113,6 +113,11 @@ class Modules:
         )
         return chosen
 
+    def copy(self, archive: Archive, release: str, names: Iterable[str]) -> None:
+        """Put modules into an archive as they are."""
+        for path in self.closure(names):
+            archive.copy(f"/lib/modules/{release}/{path}", self.folder / path)
+
 
 def module_name(path: str) -> str:
     """kernel/fs/ext4/crc32c-x.ko.xz is crc32c_x."""

@@ -104,7 +104,7 @@ EOF
     ip addr add "$client/${netmask:-255.255.255.0}" dev "$card" &&
       { [ -z "$gateway" ] || ip route add default via "$gateway"; }
   else
-    run udhcpc -f -q -n -i "$card" -T 2 -t "$NET_SECONDS" -s /lib/crashpy/udhcpc
+    run udhcpc -f -q -n -i "$card" -T 2 -t "$NET_SECONDS" -s /usr/lib/crashpy/udhcpc
   fi || { say "$card has no address"; return 1; }
   say "network: $(ip -4 -o addr show dev "$card" | awk '{ print $2, $4 }')"
 }

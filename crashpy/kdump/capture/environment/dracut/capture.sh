@@ -1,0 +1,2 @@
+#!/bin/sh
+[ ! -e /proc/vmcore ] || /usr/lib/crashpy/start

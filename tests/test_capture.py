@@ -1,0 +1,298 @@
+"""The capture environment's parts, without a machine to crash: `pytest -m vm` has those."""
+
+import io
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crashpy.command import CommandError
+from crashpy.kdump.capture import capture, image, parts
+from crashpy.kdump.capture.cpio import Archive
+from crashpy.kdump.capture.disks import disk_of
+from crashpy.kdump.capture.engine import choose
+from crashpy.kdump.plan import SavePlan
+from crashpy.kdump.system import Refused, System
+from crashpy.kdump.urls import parse
+
+RELEASE = "6.1.0-9-amd64"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A machine's files: one kernel with a few modules, and SUSE's configuration."""
+    root = tmp_path / "root"
+    modules = root / "lib/modules" / RELEASE
+    for name in ("kernel/fs/nfs/nfsv4.ko", "kernel/fs/nfs/nfs.ko", "kernel/lib/crc.ko"):
+        (modules / name).parent.mkdir(parents=True, exist_ok=True)
+        (modules / name).write_bytes(b"\x7fELF " + name.encode())
+    (modules / "modules.dep").write_text(
+        "kernel/fs/nfs/nfsv4.ko: kernel/fs/nfs/nfs.ko\nkernel/fs/nfs/nfs.ko:\nkernel/lib/crc.ko:\n"
+    )
+    (modules / "modules.alias").write_text("alias fs-nfs4 nfsv4\nalias crypto-crc crc\n")
+    (modules / "modules.softdep").write_text("softdep nfs pre: crc\n")
+    (modules / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
+    for name, text in {
+        "etc/sysconfig/kdump": 'KDUMP_SAVEDIR="/var/crash"\n',
+        "etc/fstab": "# disks\nUUID=1-2 / ext4 defaults 0 1\n/dev/sdb1 /var xfs noatime 0 0\n",
+        "etc/hostname": "lab\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def configured(root, text):
+    (root / "etc/sysconfig/kdump").write_text(text)
+
+
+def listing(data):
+    """Mode and name of each file, as cpio(1) sees them."""
+    done = subprocess.run(["cpio", "-tv", "--quiet"], input=data, capture_output=True, check=True)
+    return {line.split()[-1]: line.split()[0] for line in done.stdout.decode().splitlines()}
+
+
+# Archives.
+
+
+def test_an_archive_as_cpio_reads_it():
+    archive = Archive()
+    archive.file("/etc/secret", "x", 0o600)
+    archive.link("/bin/sh", "busybox")
+    archive.folder("/root", 0o700)
+    archive.node("/dev/console", os.makedev(5, 1))
+    out = io.BytesIO()
+    archive.pack(out, packing="none")
+    found = listing(out.getvalue())
+    assert found["etc/secret"] == "-rw-------"
+    assert found["root"] == "drwx------"
+    assert found["busybox"] == "lrwxrwxrwx"  # -> busybox
+    assert found["dev/console"] == "crw-------"
+    assert found["etc"] == "drwxr-xr-x"
+
+
+@pytest.mark.parametrize(("packing", "magic"), [("gzip", b"\x1f\x8b"), ("zstd", b"\x28\xb5\x2f")])
+def test_a_packed_archive(packing, magic):
+    archive = Archive()
+    archive.file("/a", b"a" * 5000)
+    out = io.BytesIO()
+    archive.pack(out, packing=packing)
+    assert out.getvalue().startswith(magic)
+    assert len(out.getvalue()) < 1000
+    assert archive.memory_bytes == 8192
+
+
+def test_a_folder_s_own_links_are_followed(tmp_path):
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    archive = Archive()
+    archive.file("/lib/a", b"1", 0o600)
+    archive.extract(tmp_path)
+    assert (tmp_path / "usr/lib/a").read_bytes() == b"1"
+    assert (tmp_path / "lib").is_symlink()
+    assert stat.S_IMODE((tmp_path / "usr/lib/a").stat().st_mode) == 0o600
+
+
+# Parts.
+
+
+def test_modules_with_all_they_need(tree):
+    modules = parts.Modules.read(System(tree), RELEASE)
+    archive = Archive()
+    modules.add(archive, RELEASE, ["nfsv4", "no-such-one"])
+    folder = f"/lib/modules/{RELEASE}"
+    assert {"nfsv4.ko", "nfs.ko", "crc.ko"} <= {Path(name).name for name in archive.entries}
+    assert b"nfsv4.ko: kernel/fs/nfs/nfs.ko\n" in archive.entries[f"{folder}/modules.dep"].read()
+    assert archive.entries[f"{folder}/modules.alias"].read().count(b"\n") == 2
+    assert modules.has("ext4")
+
+
+def test_a_kernel_that_is_not_installed(tree):
+    with pytest.raises(Refused, match="kernel 6.2 is not installed"):
+        parts.Modules.read(System(tree), "6.2")
+
+
+def test_the_python_that_was_collected_runs(tmp_path):
+    """Alone, without the folders it came from."""
+    archive = Archive()
+    parts.add_python(archive, ["crashpy.kdump.report", "zlib"])
+    archive.extract(tmp_path)
+    script = "import crashpy.kdump.report, zlib, sys; print(sys.prefix, crashpy.__file__)"
+    done = subprocess.run(
+        ["/usr/sbin/chroot", tmp_path, "/usr/bin/python3", "-S", "-c", script],
+        env={"PYTHONHOME": "/usr"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert done.stdout.split() == ["/usr", f"/usr/lib/python{version}/crashpy/__init__.pyc"]
+    assert not [name for name in archive.entries if "drgn" in name or "numpy" in name]
+
+
+# The target's disk.
+
+
+@pytest.mark.parametrize(
+    ("folder", "device", "filesystem", "below"),
+    [
+        ("/var/crash", "/dev/sdb1", "xfs", "/crash"),
+        ("/variable", "UUID=1-2", "ext4", "/variable"),
+        ("/var", "/dev/sdb1", "xfs", ""),
+    ],
+)
+def test_the_disk_of_a_folder(tree, folder, device, filesystem, below):
+    found = disk_of(System(tree), folder)
+    assert (found.device, found.filesystem, found.below) == (device, filesystem, below)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("tmpfs /var tmpfs defaults 0 0", "is on tmpfs, which no dump outlives"),
+        ("/dev/mapper/vg-var /var ext4 x 0 0", "which this image cannot put together"),
+        ("", "does not say which disk /var/crash is on"),
+    ],
+)
+def test_disks_that_do_not_do(tree, line, sentence):
+    (tree / "etc/fstab").write_text(line + "\n")
+    with pytest.raises(Refused, match=sentence):
+        disk_of(System(tree), "/var/crash")
+
+
+def test_a_volume_is_left_to_those_who_put_it_together(tree):
+    (tree / "etc/fstab").write_text("/dev/mapper/vg-var /var ext4 x 0 0\n")
+    assert disk_of(System(tree), "/var/crash", assembled=True).device == "/dev/mapper/vg-var"
+
+
+# Images.
+
+
+def build(tree, out, *words):
+    return capture(["image", str(out), "--root", str(tree), "--kernel", RELEASE, *words])
+
+
+def test_an_image_keeps_its_secrets(tree, tmp_path, capsys):
+    configured(tree, 'KDUMP_SAVEDIR="cifs://joe:s%23cret@192.0.2.1/crash/below"\n')
+    (tree / "lib/modules" / RELEASE / "modules.builtin").write_text("kernel/fs/cifs/cifs.ko\n")
+    out = tmp_path / "initrd"
+    assert build(tree, out, "--engine", "makedumpfile", "--packing", "none") == 0
+    assert "engine makedumpfile" in capsys.readouterr().out
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    found = listing(out.read_bytes())
+    assert found["etc/crashpy/capture.conf"] == "-rw-------"
+    assert found["etc/sysconfig/kdump"] == "-rw-------"
+    assert {"init", "usr/lib/crashpy/busybox", "usr/bin/makedumpfile"} <= set(found)
+    said = out.read_bytes()
+    assert b"PASSWORD='s#cret'\n" in said
+    assert b"SHARE=crash\n" in said
+    assert b"BELOW=/below\n" in said
+
+
+def test_what_the_shell_reads_is_quoted():
+    assert image.shell({"A": "it's $HOME", "B": ""}) == "A='it'\"'\"'s $HOME'\nB=''\n"
+    with pytest.raises(CommandError, match="one line"):
+        image.shell({"A": "a\nb"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "sentence"),
+    [
+        ("", ("--kernel", "6.2"), "kernel 6.2 is not installed"),
+        ('KDUMP_SAVEDIR="nfs://h/x"\nKDUMP_REQUIRED_PROGRAMS="/no"\n', (), "no such program"),
+        ('KDUMP_SAVEDIR="cifs://h/x/"\n', (), "the kernel has no cifs"),
+        ('KDUMP_SAVEDIR="sftp://h/x"\n', ("--engine", "makedumpfile"), "use --engine native"),
+        ('KDUMP_SAVEDIR="$HOME"\n', (), "computed by the shell"),
+    ],
+)
+def test_what_cannot_be_built(tree, tmp_path, capsys, text, words, sentence):
+    configured(tree, text)
+    assert build(tree, tmp_path / "initrd", "--engine", "makedumpfile", *words) == 3
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "initrd").exists()
+
+
+def test_no_image_is_half_written(tree, tmp_path, monkeypatch):
+    out = tmp_path / "initrd"
+    out.write_text("old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device", str(out))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert build(tree, out, "--engine", "makedumpfile") == 3
+    assert out.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir() if path.name != "root"] == ["initrd"]
+
+
+def plan(url="/var/crash", form="zlib"):
+    return SavePlan(target=parse(url), format=form)
+
+
+@pytest.fixture
+def makedumpfile(tmp_path, monkeypatch):
+    def install(said):
+        program = tmp_path / "bin" / "makedumpfile"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\necho '{said}'\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    return install
+
+
+def test_the_engine_that_knows_the_kernel(makedumpfile):
+    makedumpfile("makedumpfile: version 1.7.2\nzstd\tdisabled")
+    assert choose("auto", plan(), "6.1.0-1").name == "makedumpfile"
+    chosen = choose("auto", plan(), "6.12.1")
+    assert chosen.name == "native"
+    assert chosen.why == "makedumpfile 1.7.2 is older than 1.7.7, which Linux 6.12 needs"
+    assert choose("auto", plan(form="zstd"), "6.1.0-1").why.endswith("built without zstd")
+    assert choose("auto", plan("sftp://h/x"), "6.1.0-1").name == "native"
+    with pytest.raises(Refused, match=r"1\.7\.7, which Linux 6\.12 needs: use --engine native"):
+        choose("makedumpfile", plan(), "6.12.1")
+    makedumpfile("makedumpfile: version 1.7.8")
+    assert choose("auto", plan(), "6.12.1").name == "makedumpfile"
+
+
+# The scripts.
+
+
+@pytest.mark.parametrize("name", ["init", "start", "capture.sh", "udhcpc"])
+def test_scripts_are_the_shell_s(name):
+    done = subprocess.run(
+        ["busybox", "sh", "-n"], input=image.environment(name), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+# Hooks.
+
+
+def test_hooks_are_shown_and_then_written(tree, capsys):
+    before = sorted(tree.rglob("*"))
+    words = ["--root", str(tree), "--with", "dracut", "--no-build"]
+    assert capture(["install", *words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "/usr/lib/dracut/modules.d/99crashpy/module-setup.sh" in said
+    assert "run: chmod 0755" in said
+    assert sorted(tree.rglob("*")) == before
+
+
+def test_hooks_need_a_builder(tree, capsys):
+    assert capture(["install", "--root", str(tree), "--yes"]) == 3
+    assert "neither dracut nor mkinitramfs is installed" in capsys.readouterr().err
+    assert capture(["install", "--root", str(tree), "--with", "dracut", "--yes"]) == 3
+    assert "give --kernel RELEASE, or --no-build" in capsys.readouterr().err
+
+
+def test_nothing_to_uninstall(tree, capsys):
+    assert capture(["uninstall", "--root", str(tree), "--yes"]) == 0
+    assert "no hooks are installed" in capsys.readouterr().out
+
+
+def test_words(capsys):
+    assert capture([]) == 2
+    assert capture(["fly"]) == 2
+    assert '"fly" is no verb' in capsys.readouterr().err
+    assert capture(["-h"]) == 0

@@ -1,0 +1,78 @@
+"""One machine's life: configured, armed, crashed twice, told about, rebooted fast."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mailservers
+import pytest
+from vm.dumps import panic_task, saved_well, stack
+from vm.kernels import kernel
+from vm.machine import HOST, Machine, Tree, files_of, make_disk, make_initrd, running
+from vm.oops import write_oops_module
+
+
+@pytest.mark.parametrize(("series", "engine"), [("6.1", "makedumpfile"), ("6.12", "native")])
+def test_life_of_a_machine(tmp_path: Path, series: str, engine: str) -> None:
+    tree = Tree(tmp_path / "tree", kernel(series))
+    tree.write("etc/sysconfig/kdump", '# kept\nKDUMP_SAVEDIR=""\n')
+    certificate = mailservers.certificate_in(tmp_path)
+    with mailservers.postfix(certificate) as post:
+        tree.crashpy(
+            "setup", "configure", "target=/var/crash", "level=31", "keep=1", "cpus=1",
+            f"smtp-server={HOST}:{post.port}", f"mail-to={post.address}", "--yes",
+        )  # fmt: skip
+        said = tree.image("capture", engine="auto")
+        assert f"engine {engine}" in said
+        module = write_oops_module(tree.kernel, tree.root / "root/oops.ko")
+        initrd = make_initrd(tmp_path / "initrd", tree.kernel, tree.root)
+        shutil.copy(initrd, tree.root / "boot/initrd")
+        disk = make_disk(tmp_path / "disk", 1500, tree.root)
+        with running(Machine(tmp_path / "machine", tree.kernel, [disk], initrd)) as machine:
+            # by sysrq
+            assert "1" in machine.arm("capture")
+            machine.crash()
+            [first] = machine.dumps("/var/crash")
+            # nothing is loaded after the reboot; by an oops: the older dump goes
+            status = machine.run("crashpy setup status", check=False)
+            assert status.status == 1
+            machine.arm("capture")
+            machine.crash("insmod /root/oops.ko")
+            [second] = machine.dumps("/var/crash")
+            assert second != first
+            # told by mail, once
+            machine.run("crashpy save notify")
+            machine.run("crashpy save notify")
+            _unloaded(machine)
+            _rebooted_fast(machine, tree.kernel.release)
+        [mail] = post.mails()
+        assert "crashlab crashed" in mail["Subject"]
+    folder = files_of(disk, f"/var/crash/{second}", tmp_path / "saved")
+    told = saved_well(folder)
+    assert (told.release, told.host, told.level) == (tree.kernel.release, "crashlab", 31)
+    assert "crashpy: saved" in (folder / "kexec-dmesg.log").read_text()
+    assert panic_task(folder / "vmcore") == "insmod"
+    assert f"[{module}]" in stack(folder / "vmcore")
+
+
+def _unloaded(machine: Machine) -> None:
+    machine.arm("capture")
+    machine.run("crashpy setup unload --yes")
+    assert machine.run("cat /sys/kernel/kexec_crash_loaded").output.strip() == "0"
+
+
+def _rebooted_fast(machine: Machine, release: str) -> None:
+    """Loaded, unloaded, loaded again; then the second kernel runs."""
+    load = (
+        f"crashpy setup kexec --kernel /boot/vmlinuz-{release} --initrd /boot/initrd"
+        " --append 'second=yes' --reuse-cmdline --yes"
+    )
+    loaded = "cat /sys/kernel/kexec_loaded"
+    machine.run(load)
+    assert machine.run(loaded).output.strip() == "1"
+    machine.run("crashpy setup kexec --unload --yes")
+    assert machine.run(loaded).output.strip() == "0"
+    machine.run(load)
+    machine.crash("umount -a -r; kexec -e")
+    assert "second=yes" in machine.run("cat /proc/cmdline").output
