@@ -24,7 +24,7 @@ from crashpy.kdump.inventory import dumps_below
 from crashpy.kdump.ledger import Ledger
 from crashpy.kdump.logins import PASSWORD
 from crashpy.kdump.ssh import SftpTarget
-from crashpy.kdump.targets import FileTarget
+from crashpy.kdump.targets import FileTarget, Target
 from crashpy.kdump.urls import Url
 from crashpy.vmcore.write import FlattenedSink
 
@@ -639,3 +639,54 @@ def test_fetch_cut_off_and_done_again(
     status, _, err = run(*words, tmp_path)
     assert status == 0
     assert "vmcore: going on at byte" in err
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_killed_while_it_fetches(
+    protocol: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place(protocol) as where:
+        top = where.server.seen() / "2020-01-02-03-04"
+        top.mkdir()
+        (top / "vmcore").write_bytes(CORE.read_bytes() * 8)
+        for path in (top, top / "vmcore"):
+            os.chown(path, servers.UID, servers.UID)
+        read = Target.read
+
+        def dying(self: Target, file: str, *span: int) -> Iterator[bytes]:
+            for data in read(self, file, *span):
+                yield data
+                where.server.kill()
+
+        monkeypatch.setattr(Target, "read", dying)
+        url = f"{where.url()}/2020-01-02-03-04"
+        status, out, err = run("save", "fetch", *where.options, url, tmp_path)
+        assert (status, out) == (1, "")
+        assert re.search("broke the connection|bytes came: try again", err)
+        assert [path.name for path in tmp_path.rglob("vmcore*")] == ["vmcore-incomplete"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_fetch_refused(places: Places, protocol: str, run: Run, tmp_path: Path) -> None:
+    where = places[protocol]
+    urls = [where.url("missing")]
+    if protocol != "nfs":
+        urls.append(where.url(password="wr0ng"))
+    for url in urls:
+        status, out, err = run("save", "fetch", *where.options, url, tmp_path)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert re.search("wrong user|no such folder|No such file", err)
+        assert "wr0ng" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_fetch_onto_a_full_disk(run: Run, there: Path, tmp_path: Path) -> None:
+    _, out, _ = run("save", CORE, there)
+    here = tmp_path / "here"
+    here.mkdir()
+    words = [sys.executable, "-m", "crashpy", "save", "fetch", out.strip(), str(here)]
+    done = inside_tmpfs("3m", words, here)
+    assert done.returncode == 1
+    assert done.stderr == "crashpy save fetch: No space left on device\n"
+    assert "vmcore-incomplete\n" in done.stdout
+    assert "vmcore\n" not in done.stdout

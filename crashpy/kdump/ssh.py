@@ -11,7 +11,7 @@ import os
 import posixpath
 import shlex
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from crashpy.command import CommandError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import paramiko
 
 SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
+WINDOW = 8 * CHUNK  # that are on their way at a time, and in memory
 FULL = "the server could not write: its disk may be full"
 
 
@@ -201,11 +202,26 @@ class SftpTarget(Target):
         with explaining(self.url), self._sftp.open(self.path(file), "rb") as source:
             end = source.stat().st_size or 0
             end = end if most is None else min(end, offset + most)
-            pieces = [(at, min(CHUNK, end - at)) for at in range(offset, end, CHUNK)]
-            yield from source.readv(pieces)
+            # paramiko asks for pieces in a thread that dies noisily with the connection
+            asking = getattr(source, "_prefetch_thread", None)
+            source._prefetch_thread = _quiet(asking)  # type: ignore[attr-defined]
+            for low in range(offset, end, WINDOW):
+                high = min(low + WINDOW, end)
+                pieces = [(at, min(CHUNK, high - at)) for at in range(low, high, CHUNK)]
+                yield from source.readv(pieces)
 
     def close(self) -> None:
         self._client.close()
+
+
+def _quiet(call: Any) -> Callable[..., None]:
+    """The same; an error of the connection is told by whoever waits for its data."""
+
+    def quietly(*arguments: Any) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            call(*arguments)
+
+    return quietly
 
 
 def _extended(sftp: paramiko.SFTPClient, name: str, *arguments: Any) -> Any:
