@@ -240,6 +240,13 @@ PACKAGES = {
     "pbl": "perl-Bootloader",
     "update-grub": "grub2-common",
     "kdumptool": "kdump",
+    "systemctl": "systemd",
+    "update-rc.d": "init-system-helpers",
+    "sysctl": "procps",
+    "ssh": "openssh-client",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "makedumpfile": "makedumpfile",
 }
 
 
