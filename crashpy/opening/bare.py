@@ -36,6 +36,7 @@ from crashpy.elf import ElfSymbols
 from crashpy.opening.btf import KINDS_OF, Btf, BtfError, Kind
 from crashpy.opening.errors import OpeningError
 from crashpy.opening.kallsyms import KallsymsError, read_kallsyms
+from crashpy.opening.program import quiet_drgn
 from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, Columns, SymbolFinder, table_of
 from crashpy.opening.tables import TABLES, find_tables
 
@@ -46,8 +47,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("crashpy")
 
 NEEDED = "its vmlinux with debug information is needed"
+LACKING = (
+    "no vmlinux with debug information: types are from BTF, symbols from kallsyms;"
+    " source lines, inline frames and local variables are not available"
+)
 LARGEST_BTF = 1 << 28  # bytes; today's kernels have 5 MB
 MOST_MODULES = 4096  # against a damaged list
+ALIGNMENT = 8  # bytes
 ROOM = "room"  # for the length of an array: as many as the symbol has room for
 RODATA = ("__start_rodata", "__end_rodata", "__start_ro_after_init", "__end_ro_after_init")
 
@@ -161,8 +167,8 @@ class Finder:
     def _declared_type(self, name: str, address: int) -> Type | None:
         """Of the types a variable has had, the one of this kernel.
 
-        Where several would do, that is the largest one that its symbol has room for:
-        kallsyms knows no sizes, only where the next symbol begins.
+        Where several would do, that is one that its symbol has room for, and no more of
+        that than a linker leaves between two: kallsyms knows no sizes.
         """
         room = self._room(address)
         texts = self._declared.get(name, ())
@@ -173,6 +179,10 @@ class Finder:
                 break
         if len(types) < 2:
             return types[0] if types else None
+        if all(map(_is_number, types)):
+            # More than it has would be its neighbour's: of two numbers the smaller one.
+            close = [size for size in map(_size, types) if room - size < ALIGNMENT]
+            types = [type_ for type_ in types if _size(type_) == min(close, default=_size(type_))]
         const = self._is_constant(address)
         return max(types, key=lambda type_: (_size(type_), _is_const(type_) == const))
 
@@ -192,17 +202,18 @@ class Finder:
     def _written(self, declaration: str, room: int, *, exact: bool) -> Type | None:
         """The type a declaration names, None where this kernel has no such type.
 
-        ``{a,b}`` is the unnamed structure with these members; ``T [X]`` an array whose
-        length is a number, an enumerator, a LENGTH() of VMCOREINFO, or, where X is
-        none of these, or too much and not to be `exact`, what the symbol's room holds.
+        ``{a,b}`` or ``const {a,b}`` is the unnamed structure with these members; ``T [X]``
+        an array whose length is a number, an enumerator, a LENGTH() of VMCOREINFO, or,
+        where X is none of these, or too much and not to be `exact`, what the symbol's
+        room holds.
         """
         written = re.fullmatch(r"(.*?[^\s\]])((?: \[\w*\])*)", declaration)
         assert written
         name, lengths = written[1], re.findall(r"\w+|(?<=\[)(?=\])", written[2])
         try:
-            if name.startswith("{"):
-                members = name[1:-1].split(",")
-                type_ = next(t for b in self._blobs if (t := b.structure_of(members)) is not None)
+            if name.endswith("}"):
+                const, members = name.startswith("const "), name[name.index("{") + 1 : -1]
+                type_ = self._structure_of(members.split(","), const=const)
             else:
                 type_ = self._prog.type(name)
             for word in lengths[:0:-1]:
@@ -210,7 +221,7 @@ class Finder:
             if not lengths:
                 return type_ if not room or _size(type_) <= room else None
             length, size = self._length(lengths[0]), drgn.sizeof(type_)
-        except (LookupError, SyntaxError, StopIteration, TypeError):
+        except (LookupError, SyntaxError, TypeError):
             return None
         if not lengths[0]:
             return self._prog.array_type(type_)
@@ -219,6 +230,12 @@ class Finder:
         if length is None or (room and length * size > room):
             length = room // size or None if size else None
         return self._prog.array_type(type_, length)
+
+    def _structure_of(self, members: Sequence[str], *, const: bool) -> Type:
+        for blob in self._blobs:
+            if (type_ := blob.structure_of(members)) is not None:
+                return type_.qualified(Qualifiers.CONST) if const else type_
+        raise LookupError("no such structure")
 
     def _length(self, word: str) -> int | None:
         if word.isdecimal():
@@ -231,6 +248,12 @@ class Finder:
                     number: int = constant.value_()
                     return number
         return None
+
+
+def _is_number(type_: Type) -> bool:
+    while type_.kind == TypeKind.TYPEDEF:
+        type_ = type_.type
+    return type_.kind in (TypeKind.INT, TypeKind.BOOL, TypeKind.ENUM)
 
 
 def _is_const(type_: Type) -> bool:
@@ -284,15 +307,9 @@ def describe(
     except (LookupError, ValueError) as error:
         raise OpeningError(f"the kernel's symbols in the dump are damaged ({error})") from error
     finder.complete = lambda: _module_types(prog, finder, base)
-    missing = ["source lines, inline frames and local variables (no debug information)"]
-    try:
-        for module, new in islice(prog.loaded_modules(), MOST_MODULES):
-            if new and isinstance(module, drgn.RelocatableModule):
-                _nothing_to_load(module)
-    except (FaultError, LookupError, ValueError) as error:
-        missing.append(f"the list of modules ({error})")
+    lost = _find_modules(prog)
     prog.register_symbol_finder("module kallsyms", ModuleSymbols(prog), enable_index=1)
-    return table, missing
+    return table, [LACKING, *lost]
 
 
 def _check(symbols: SymbolFinder, vmcoreinfo: Mapping[str, str]) -> None:
@@ -345,6 +362,19 @@ def _nothing_to_load(module: drgn.Module) -> None:
     module.loaded_file_status = drgn.ModuleFileStatus.DONT_NEED
 
 
+def _find_modules(prog: Program) -> list[str]:
+    """Let drgn find the modules' memory, where their ORC tables are; what could not be had."""
+    try:
+        prog["modules"].next.value_()  # drgn would only log that it cannot read it
+        with quiet_drgn():
+            for module, new in islice(prog.loaded_modules(), MOST_MODULES):
+                if new and isinstance(module, drgn.RelocatableModule):
+                    _nothing_to_load(module)
+    except (FaultError, LookupError, ValueError) as error:
+        return [f"the list of modules ({error})"]
+    return []
+
+
 def _module_types(prog: Program, finder: Finder, base: Btf) -> None:
     """Every module's split BTF, from the kernel's list btf_modules."""
     from drgn.helpers.linux.list import list_for_each_entry
@@ -352,15 +382,19 @@ def _module_types(prog: Program, finder: Finder, base: Btf) -> None:
     name = "?"
     try:
         head = prog["btf_modules"].address_of_()
+        kernels = prog["btf_vmlinux"].value_()
         entries = list_for_each_entry("struct btf_module", head, "list")
         for entry in islice(entries, MOST_MODULES):
             try:
                 name = entry.module.name.string_().decode(errors="replace")
-                blob = prog.read(entry.btf.data.value_(), entry.btf.data_size.value_())
-                finder.add(Btf(prog, blob, base))
+                btf = entry.btf.read_()
+                # A module built apart has a base of its own (.BTF.base), until it is loaded.
+                if btf.base_btf.value_() != kernels:
+                    raise BtfError("they continue another BTF than the kernel's")
+                finder.add(Btf(prog, prog.read(btf.data.value_(), btf.data_size.value_()), base))
             except (FaultError, BtfError) as error:
                 log.warning("types of module %s: %s", name, error)
-    except LookupError:  # CONFIG_DEBUG_INFO_BTF_MODULES is off
+    except (LookupError, AttributeError):  # CONFIG_DEBUG_INFO_BTF_MODULES is off
         pass
     except (FaultError, ValueError, OverflowError) as error:
         log.warning("types of the modules after %s: %s", name, error)

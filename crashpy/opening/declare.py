@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import drgn
 import drgn.helpers
-from drgn import Object, Program, Type, TypeKind
+from drgn import Object, Program, Qualifiers, Type, TypeKind
 
 import crashpy
 from crashpy.elf import SHN_ABS, STT_OBJECT, ElfSymbols
@@ -80,7 +80,10 @@ def declaration(name: str, type_: Type) -> str | None:
         lengths = f" [{LENGTHS[name]}]"
     if type_.kind in (TypeKind.STRUCT, TypeKind.UNION) and type_.tag is None:
         members = [member.name for member in type_.members or ()]
-        return "{" + ",".join(m for m in members if m) + "}" + lengths if all(members) else None
+        if not all(members):
+            return None
+        const = "const " if type_.qualifiers & Qualifiers.CONST else ""
+        return f"{const}{{{','.join(m for m in members if m)}}}{lengths}"
     if type_.kind == TypeKind.FUNCTION or "(" in str(type_.type_name()) or _is_nameless(type_):
         return None
     return f"{type_.type_name()}{lengths}"
