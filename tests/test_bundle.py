@@ -14,8 +14,8 @@ import pytest
 import zstandard
 
 from crashpy.cli import main
-from crashpy.kdump import bundle
-from crashpy.kdump.bundle import ArchiveCarrier, TargetCarrier, deliver, sum_line, write_folder
+from crashpy.kdump import bundle, sums
+from crashpy.kdump.bundle import ArchiveCarrier, TargetCarrier, deliver, write_folder
 from crashpy.kdump.fetch import fetch
 from crashpy.kdump.inventory import SavedDump, dumps_below
 from crashpy.kdump.parts import Contents, Part, collect
@@ -401,10 +401,48 @@ def test_a_server_cannot_write_elsewhere(
     assert not Path("/evil").exists()
 
 
+def test_a_dump_that_changed_since_it_was_saved(
+    examples: Path, kernel: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "2026-11-24-02-39"
+    saved.mkdir()
+    data = bytearray((examples / "vmcore-null").read_bytes())
+    noted = f"{hashlib.sha256(data).hexdigest()}  vmcore\n"
+    (saved / "SHA256SUMS").write_text(noted)
+    data[-1] ^= 1
+    (saved / "vmcore").write_bytes(data)
+    for more in ([], ["--to", str(tmp_path / "new")], ["--archive", str(tmp_path / "a.tar.zst")]):
+        assert bundle.main([kernel, str(saved / "vmcore"), *more]) == 1
+        assert "is not as it was saved" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [saved.name]
+    assert sorted(path.name for path in saved.iterdir()) == ["SHA256SUMS", "vmcore"]
+    assert (saved / "SHA256SUMS").read_text() == noted
+
+
+def test_what_was_put_beside_a_dump_on_a_server_is_taken_back(
+    small: Contents, tmp_path: Path
+) -> None:
+    folder = tmp_path / "place" / "2026-11-24-02-39"
+    folder.mkdir(parents=True)
+    (folder / "README.txt").write_text("saved")
+    small.parts.append(Part("gone", tmp_path / "gone", "a part that vanished"))
+    with Server(Url("file", str(folder.parent))) as place, pytest.raises(FileNotFoundError):
+        deliver(small, TargetCarrier(place, folder.name), lambda _: None)
+    assert [path.name for path in folder.rglob("*")] == ["README.txt"]
+
+
 def test_names_in_the_checksums_are_escaped() -> None:
     digest = "0" * 64
-    assert sum_line("a b", digest) == f"{digest}  a b\n"
-    assert sum_line("a\nb\\c", digest) == f"\\{digest}  a\\nb\\\\c\n"
+    names = ["a b", "a\nb\\c", "a\\nb", "a\rb"]
+    text = sums.text(dict.fromkeys(names, digest))
+    assert text.splitlines() == [
+        f"{digest}  a b",
+        f"\\{digest}  a\\nb\\\\c",
+        f"\\{digest}  a\\\\nb",
+        f"\\{digest}  a\\rb",
+    ]
+    assert [*sums.parse(text.encode())] == names
+    assert sums.parse(b"no line\n\xff\n" + b"0" * 64) == {}
 
 
 def test_names_in_the_archive(small: Contents, tmp_path: Path) -> None:

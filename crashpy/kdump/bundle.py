@@ -19,7 +19,6 @@ import fcntl
 import hashlib
 import io
 import os
-import re
 import shutil
 import sys
 import tarfile
@@ -29,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 
 from crashpy.command import CommandError
+from crashpy.kdump import sums
 from crashpy.kdump.layouts import folder_name
 from crashpy.kdump.parts import Contents, Part, collect
 from crashpy.kdump.verbs import megabytes, printable
@@ -38,7 +38,6 @@ from crashpy.save import told
 if TYPE_CHECKING:
     from crashpy.kdump.targets import Target
 
-SUMS = "SHA256SUMS"
 CONTENTS = "BUNDLE.txt"
 INCOMPLETE = "-incomplete"
 CHUNK = 1 << 20
@@ -61,24 +60,29 @@ class Carrier(Protocol):
         """The checksums of what is there already."""
         ...
 
+    def undo(self) -> None:
+        """Take back what was done, as well as it goes."""
+        ...
+
 
 def deliver(contents: Contents, carrier: Carrier, progress: Callable[[Part], None]) -> None:
-    """Every part, then the list of them, then the checksums."""
-    sums = {}
-    for part in contents.parts:
-        progress(part)
-        sums[part.name] = carrier.copy(part.name, part.path)
-    text = contents.text().encode()
-    carrier.store(CONTENTS, text)
-    sums[CONTENTS] = hashlib.sha256(text).hexdigest()
-    sums = {**carrier.known(), **sums}
-    carrier.store(SUMS, "".join(sum_line(name, digest) for name, digest in sums.items()).encode())
-
-
-def sum_line(name: str, digest: str) -> str:
-    """As sha256sum(1) writes it; a name with a line break is escaped."""
-    plain = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    return f"{'' if plain == name else chr(92)}{digest}  {plain}\n"
+    """Every part, then the list of them, then the checksums; or nothing."""
+    try:
+        found = carrier.known()
+        for part in contents.parts:
+            progress(part)
+            found[part.name] = carrier.copy(part.name, part.path)
+            if part.saved_as not in ("", found[part.name]):
+                raise CommandError(
+                    f"{part.path}: is not as it was saved: {sums.NAME} has another checksum of it"
+                )
+        text = contents.text().encode()
+        carrier.store(CONTENTS, text)
+        found[CONTENTS] = hashlib.sha256(text).hexdigest()
+        carrier.store(sums.NAME, sums.text(found).encode())
+    except BaseException:
+        carrier.undo()
+        raise
 
 
 class FolderCarrier:
@@ -91,11 +95,13 @@ class FolderCarrier:
     def copy(self, name: str, source: Path) -> str:
         target = self._folder / name
         if target.exists() and target.samefile(source):
-            return digest_of(source)
+            return sums.digest_of(source)
+        if target.exists():
+            raise CommandError(f"{target}: exists already, and is another file")
         draft = self._draft(target)
         if _linkable(source, target):
             os.link(source, draft)
-            digest = digest_of(source)
+            digest = sums.digest_of(source)
         else:
             digest = _copied(source, draft)
         draft.rename(target)
@@ -104,18 +110,18 @@ class FolderCarrier:
 
     def store(self, name: str, data: bytes) -> None:
         target = self._folder / name
-        draft = self._draft(target, replace=True)
+        there = target.exists()
+        draft = self._draft(target)
         with _create(draft) as file:
             file.write(data)
         draft.rename(target)
-        self._written.append(target)
+        if not there:
+            self._written.append(target)
 
     def known(self) -> dict[str, str]:
         return {}
 
-    def _draft(self, target: Path, *, replace: bool = False) -> Path:
-        if target.exists() and not replace:
-            raise CommandError(f"{target}: exists already, and is another file")
+    def _draft(self, target: Path) -> Path:
         target.parent.mkdir(0o700, parents=True, exist_ok=True)
         draft = target.with_name(target.name + INCOMPLETE)
         draft.unlink(missing_ok=True)
@@ -164,24 +170,21 @@ def _pumped(data: IO[bytes], write: Callable[[bytes], object]) -> str:
     return digest.hexdigest()
 
 
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class TargetCarrier:
     """The folder of a dump that was just saved, wherever it is."""
 
     def __init__(self, target: Target, folder: str) -> None:
         self._target, self._folder = target, folder
         self._made: set[str] = set()
+        self._written: list[str] = []
 
     def copy(self, name: str, source: Path) -> str:
         parent = str(PurePosixPath(self._folder, name).parent)
         if parent != self._folder and parent not in self._made:
             self._target.make_folder(parent)
             self._made.add(parent)
-        stream = self._target.stream(f"{self._folder}/{name}")
+        path = f"{self._folder}/{name}"
+        stream = self._target.stream(path)
         try:
             with source.open("rb") as data:
                 digest = _pumped(data, stream.write)
@@ -189,15 +192,23 @@ class TargetCarrier:
         except BaseException:
             stream.give_up()
             raise
+        self._written.append(path)
         return digest
 
     def store(self, name: str, data: bytes) -> None:
         self._target.store(f"{self._folder}/{name}", data)
 
     def known(self) -> dict[str, str]:
-        if SUMS not in self._target.names(self._folder):
+        if sums.NAME not in self._target.names(self._folder):
             return {}
-        return _sums(b"".join(self._target.read(f"{self._folder}/{SUMS}")))
+        return sums.parse(b"".join(self._target.read(f"{self._folder}/{sums.NAME}")))
+
+    def undo(self) -> None:
+        with contextlib.suppress(CommandError):
+            for path in self._written:
+                self._target.remove(path)
+            for folder in self._made:
+                self._target.remove_folder(folder)
 
 
 class ArchiveCarrier:
@@ -232,6 +243,9 @@ class ArchiveCarrier:
     def known(self) -> dict[str, str]:
         return {}
 
+    def undo(self) -> None:
+        """The caller removes the file."""
+
     def _entry(self, name: str, size: int, changed_s: int) -> tarfile.TarInfo:
         entry = tarfile.TarInfo(f"{self._top}/{name}")
         entry.size, entry.mode, entry.mtime = size, 0o600, changed_s
@@ -260,12 +274,8 @@ def write_folder(
     own = folder.is_dir() and folder.samefile(contents.parts[0].path.absolute().parent)
     _room_for(contents, folder if own else folder.absolute().parent)
     if own:
-        carrier = FolderCarrier(folder)
-        try:
-            deliver(contents, carrier, progress)
-        except BaseException:
-            carrier.undo()
-            raise
+        deliver(contents, FolderCarrier(folder), progress)
+        _sync(folder)
         return
     if folder.exists():
         raise CommandError(f"{folder}: exists already: name a new folder")
@@ -279,10 +289,21 @@ def write_folder(
         ) from None
     try:
         deliver(contents, FolderCarrier(draft), progress)
+        _sync(draft)
         draft.rename(folder)
+        _sync(folder.absolute().parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _sync(folder: Path) -> None:
+    """The names in it are on the disk then."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _room_for(contents: Contents, parent: Path) -> None:
@@ -326,6 +347,7 @@ def write_archive(
             deliver(contents, carrier, progress)
             carrier.close()
         draft.rename(archive)
+        _sync(archive.absolute().parent)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
@@ -336,32 +358,16 @@ def write_archive(
 
 def check(path: Path) -> list[str]:
     """What is wrong with a bundle, a sentence each; nothing when all is as it was written."""
-    sums, digests = _folder_digests(path) if path.is_dir() else _archive_digests(path)
-    if sums is None:
-        raise CommandError(f"{path}: no bundle: it has no {SUMS}")
+    written, digests = _folder_digests(path) if path.is_dir() else _archive_digests(path)
+    if written is None:
+        raise CommandError(f"{path}: no bundle: it has no {sums.NAME}")
     wrong = []
-    for name, digest in _sums(sums).items():
+    for name, digest in sums.parse(written).items():
         found = digests(name)
         if found != digest:
             changed = "is not as it was written"
             wrong.append(f"{name}: {found if ' ' in found else changed}")
     return wrong
-
-
-ESCAPES = {"\\n": "\n", "\\r": "\r", "\\\\": "\\"}
-
-
-def _sums(text: bytes) -> dict[str, str]:
-    """The lines of sha256sum(1); what is none of them is passed over."""
-    found = {}
-    for line in text.decode("utf-8", "surrogateescape").splitlines():
-        match = re.fullmatch(r"(\\?)([0-9a-f]{64}) [ *](.+)", line)
-        if match:
-            name = match[3]
-            if match[1]:
-                name = re.sub(r"\\[nr\\]", lambda m: ESCAPES[m[0]], name)
-            found[name] = match[2]
-    return found
 
 
 # What is known of a file: its SHA-256, or in a sentence why there is none.
@@ -374,21 +380,21 @@ def _folder_digests(folder: Path) -> tuple[bytes | None, Digests]:
         if path.is_absolute() or ".." in path.parts:
             return "is named outside of the bundle"
         try:
-            return digest_of(folder / path)
+            return sums.digest_of(folder / path)
         except FileNotFoundError:
             return "is missing"
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 
-    sums = folder / SUMS
-    return sums.read_bytes() if sums.is_file() else None, digest
+    written = folder / sums.NAME
+    return written.read_bytes() if written.is_file() else None, digest
 
 
 def _archive_digests(archive: Path) -> tuple[bytes | None, Digests]:
     import zstandard
 
     found: dict[str, str] = {}
-    sums = None
+    written = None
     try:
         with (
             archive.open("rb") as packed,
@@ -399,13 +405,13 @@ def _archive_digests(archive: Path) -> tuple[bytes | None, Digests]:
                 _, _, name = entry.name.partition("/")
                 if not entry.isfile() or (data := tar.extractfile(entry)) is None:
                     continue
-                if name == SUMS:
-                    sums = data.read()
+                if name == sums.NAME:
+                    written = data.read()
                 else:
                     found[name] = _pumped(data, len)
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
         raise CommandError(f"{archive}: is damaged, or no .tar.zst: {error}") from None
-    return sums, lambda name: found.get(name, "is missing")
+    return written, lambda name: found.get(name, "is missing")
 
 
 # The verb

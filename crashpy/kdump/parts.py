@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
+from crashpy.kdump import sums
 from crashpy.kdump.layouts import kind
 from crashpy.kdump.verbs import printable
 from crashpy.opening.kernels import open_kernel
@@ -35,6 +36,7 @@ class Part:
     path: Path  # where it was found
     what: str
     build_id: str = ""
+    saved_as: str = ""  # the SHA-256 that was noted when it was saved
 
     @property
     def size_bytes(self) -> int:
@@ -80,11 +82,14 @@ def collect(paths: Sequence[str], options: OpenOptions) -> Contents:
 
 
 def _dump_parts(dump: Dump) -> Iterator[Part]:
-    files = [Path(file.path) for file in dump.files]
+    files = [Path(file.path).absolute() for file in dump.files]
+    folder = files[0].parent
+    noted = sums.beside(folder)
     for number, path in enumerate(files, 1):
         name = "vmcore" if len(files) == 1 else f"vmcore{number}"
-        yield Part(name, path, "the dump" if len(files) == 1 else f"part {number} of the dump")
-    for path in sorted(files[0].absolute().parent.iterdir()):
+        what = "the dump" if len(files) == 1 else f"part {number} of the dump"
+        yield Part(name, path, what, saved_as=noted.get(path.name, ""))
+    for path in sorted(folder.iterdir()):
         if kind(path.name) in ("log", "readme") and path.is_file():
             yield Part(path.name, path, "saved beside the dump")
 
