@@ -14,15 +14,9 @@ from crashpy.kdump import bootloader, kexec, proof, services
 from crashpy.kdump.check import check
 from crashpy.kdump.config import Config
 from crashpy.kdump.plan import Edit, Plan
+from crashpy.kdump.policies import advise
 from crashpy.kdump.setup import setup
-from crashpy.kdump.size import (
-    GIB,
-    advise,
-    explain,
-    parse_value,
-    parse_values,
-    reserved,
-)
+from crashpy.kdump.size import GIB, explain, parse_value, parse_values, reserved
 from crashpy.kdump.status import status
 from crashpy.kdump.system import Refused, System
 
@@ -196,7 +190,19 @@ def test_values_that_do_not_go_together(values, sentence):
         ("guide", "ppc64", 4, ("128M@4M",)),
         ("guide", "ia64", 64, ("512M",)),
         ("guide", "s390x", 4, ("128M",)),
+        ("guide", "i386", 4, ("256M",)),
+        ("guide", "ia64", 4, ("256M",)),
+        ("guide", "ppc64", 64, ("256M@4M",)),
+        ("guide", "s390x", 64, ("256M",)),
         ("rhel", "x86_64", 8, ("2G-64G:256M,64G-:512M",)),
+        ("rhel", "s390x", 8, ("2G-64G:256M,64G-:512M",)),
+        ("rhel", "aarch64", 8, ("2G-4G:256M,4G-64G:320M,64G-:576M",)),
+        (
+            "rhel",
+            "ppc64le",
+            8,
+            ("2G-4G:400M,4G-16G:528M,16G-64G:1040M,64G-128G:2064M,128G-:4112M",),
+        ),
         (
             "ubuntu",
             "x86_64",
@@ -211,6 +217,48 @@ def test_policies(tree, policy, machine, memory_gib, values):
     assert advice.values == values
     assert advice.why
     assert reserved(advice.values, memory_gib * GIB)
+
+
+MLX5 = {"/sys/bus/pci/drivers/mlx5_core/x": ""}
+PAGES_64K = {"/proc/sys/kernel/osrelease": "5.14.0-1.el9.aarch64+64k\n"}
+SMMU = {"/sys/devices/platform/arm-smmu-v3.0/x": ""}
+
+
+@pytest.mark.parametrize(
+    ("machine", "files", "value"),
+    [
+        ("x86_64", {"/proc/cmdline": "ro mem_encrypt=on"}, "2G-64G:320M,64G-:576M"),
+        ("x86_64", {"/dev/sev-guest": ""}, "2G-64G:320M,64G-:576M"),
+        ("x86_64", MLX5, "2G-64G:256M,64G-:512M"),
+        ("aarch64", MLX5, "2G-4G:406M,4G-64G:470M,64G-:726M"),
+        ("aarch64", PAGES_64K, "2G-4G:356M,4G-64G:420M,64G-:676M"),
+        ("aarch64", PAGES_64K | MLX5, "2G-4G:556M,4G-64G:620M,64G-:876M"),
+        ("aarch64", PAGES_64K | SMMU, "2G-4G:740M,4G-64G:804M,64G-:1060M"),
+        ("aarch64", SMMU, "2G-4G:256M,4G-64G:320M,64G-:576M"),
+        ("ppc64le", {"/proc/cmdline": "fadump=on"}, "4G-16G:784M,16G-64G:1040M,64G-128G:2064M"),
+    ],
+)
+def test_what_red_hat_adds(tree, machine, files, value):
+    for name, text in files.items():
+        tree.write(name, text)
+    advice = advise("rhel", tree.system, machine, 64 * GIB)
+    assert advice.values[0].startswith(value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "machine", "memory_gib", "sentence"),
+    [
+        ("guide", "aarch64", 8, "the guide names no size for aarch64"),
+        ("guide", "x86_64", None, "how much memory the machine has is not known: give --memory"),
+        ("rhel", "riscv64", 8, "RHEL names no size for riscv64"),
+        ("estimate", "x86_64", 8, "which kernel runs is not known, nor what it needs"),
+        ("best", "x86_64", 8, '"best" is not a policy: there are guide, rhel, suse'),
+    ],
+)
+def test_a_policy_that_says_nothing(tree, policy, machine, memory_gib, sentence):
+    with pytest.raises(Refused) as refused:
+        advise(policy, tree.system, machine, memory_gib and memory_gib * GIB)
+    assert str(refused.value).startswith(sentence)
 
 
 def test_suse_s_policy_is_its_tool_s(tree):

@@ -201,14 +201,8 @@ def _configure_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _size(system: System, asked: argparse.Namespace) -> int:
-    from crashpy.kdump.size import (
-        MEANT,
-        advise,
-        default_policy,
-        explain,
-        parse_size,
-        parse_values,
-    )
+    from crashpy.kdump.policies import MEANT, advise, default_policy
+    from crashpy.kdump.size import explain, parse_size, parse_values
 
     memory = parse_size(asked.memory) if asked.memory else system.memory_bytes
     machine = asked.machine or system.machine
@@ -238,7 +232,7 @@ def _size(system: System, asked: argparse.Namespace) -> int:
 
 
 def _size_arguments(parser: argparse.ArgumentParser) -> None:
-    from crashpy.kdump.size import POLICIES
+    from crashpy.kdump.policies import POLICIES
 
     parser.add_argument("--policy", metavar="NAME", help=f"{', '.join(POLICIES)}, or all")
     parser.add_argument("--memory", metavar="SIZE", help="for a machine with this much: 64G")
@@ -249,7 +243,7 @@ def _size_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _bootloader(system: System, asked: argparse.Namespace) -> int:
     from crashpy.kdump.bootloader import current, kind
-    from crashpy.kdump.size import advise, default_policy
+    from crashpy.kdump.policies import advise, default_policy
 
     if asked.remove and (asked.values or asked.policy):
         raise Refused("--remove takes no value")

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from crashpy.command import CommandError
 from crashpy.kdump.config import Config, settings
 from crashpy.kdump.dialects import Value
+from crashpy.kdump.dialects.base import capture_initrd
 from crashpy.kdump.proof import Proof, judged
 from crashpy.kdump.reboot import started_by_kexec
 from crashpy.kdump.services import enabled, unit
-from crashpy.kdump.size import capture_initrd, parse_values, reserved, shown
+from crashpy.kdump.size import parse_values, reserved, shown
 from crashpy.kdump.system import System
 
 

@@ -18,6 +18,7 @@ from trees import Tree
 from crashpy.kdump import kexec
 from crashpy.kdump.config import Config
 from crashpy.kdump.plan import Plan, save_plan
+from crashpy.kdump.policies import advise
 from crashpy.kdump.system import System
 
 pytestmark = pytest.mark.live
@@ -404,3 +405,36 @@ def test_red_hat_composes_the_same(tmp_path, monkeypatch, row):
     assert argv[-1] == kernel.replace(str(tmp_path), "")
     [ours] = [word.partition("=")[2] for word in argv if word.startswith("--command-line=")]
     assert ours.split() == line.split()
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "s390x", "aarch64", "ppc64le"])
+@pytest.mark.parametrize("more", ["", "mlx5", "64k", "64k mlx5 smmu", "sev", "fadump"])
+def test_red_hat_recommends_the_same(tmp_path, machine, more):
+    tree = Tree(tmp_path)
+    release = f"5.14.0-1.el9.{machine}" + ("+64k" if "64k" in more else "")
+    tree.write("/proc/sys/kernel/osrelease", release)
+    tree.write("/proc/cmdline", f"{'mem_encrypt=on' if more == 'sev' else ''} {more}=on")
+    if "mlx5" in more:
+        tree.write("/sys/bus/pci/drivers/mlx5_core/x", "")
+    if "smmu" in more:
+        tree.write("/sys/devices/platform/arm-smmu-v3.0/x", "")
+    text = script("kdump-lib.sh").read_text()
+    library = tmp_path / "lib.sh"
+    library.write_text(re.sub(r"^\. .*$", "", text, flags=re.MULTILINE))
+    answer = {True: "true", False: "false"}
+    theirs = sh(
+        f"""
+        . {library}
+        ddebug() {{ :; }}; uname() {{ echo {machine}; }}
+        is_fadump_capable() {{ {answer[more == "fadump"]}; }}
+        is_sme_or_sev_active() {{ {answer[more == "sev"]}; }}
+        has_mlx5() {{ {answer["mlx5" in more]}; }}
+        has_aarch64_smmu() {{ {answer["smmu" in more]}; }}
+        _get_kdump_kernel_version() {{ echo {release}; }}
+        KDUMP_COMMANDLINE_APPEND={"nr_cpus=16" if machine == "ppc64le" else ""}
+        FADUMP_COMMANDLINE_APPEND=$KDUMP_COMMANDLINE_APPEND
+        kdump_get_arch_recommend_crashkernel
+        """,
+        "bash",
+    )
+    assert advise("rhel", tree.system, machine, 64 << 30).values == (theirs,)

@@ -10,8 +10,9 @@ from crashpy.kdump.bootloader import current
 from crashpy.kdump.check.finding import Finding
 from crashpy.kdump.config import Config
 from crashpy.kdump.entries import default_entry
+from crashpy.kdump.policies import RHEL, need
 from crashpy.kdump.services import enabled, unit
-from crashpy.kdump.size import MIB, RHEL, need, shown
+from crashpy.kdump.size import MIB, shown
 from crashpy.kdump.status import Status
 from crashpy.kdump.system import Refused, System
 

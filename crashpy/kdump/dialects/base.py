@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from crashpy.kdump.keys import KEYS
 from crashpy.kdump.plan import Mail, SavePlan
-from crashpy.kdump.size import capture_initrd
 from crashpy.kdump.system import Refused, System, split_options
 from crashpy.kdump.urls import Url, parse
 from crashpy.kdump.values import Check, boolean, text
@@ -200,4 +199,19 @@ def cpu_fact(system: System, name: str) -> str | None:
         key, _, value = line.partition(":")
         if key.strip() == name:
             return value.strip()
+    return None
+
+
+def capture_initrd(system: System, release: str) -> str | None:
+    """The initial RAM disk of the capture kernel, wherever the distribution puts it."""
+    for name in (
+        "/var/lib/kdump/initrd",
+        f"/boot/initramfs-{release}kdump.img",
+        f"/var/lib/kdump/initramfs-{release}kdump.img",
+        "/var/lib/kdump/initrd.img",
+        f"/var/lib/kdump/initrd.img-{release}",
+        f"/boot/initrd-{release}-kdump",
+    ):
+        if system.path(name).is_file():
+            return name
     return None
