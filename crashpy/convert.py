@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
+from crashpy.vmcore.sinks import NO_ROOM, FileSink, FlattenedSink, unflatten
 
 if TYPE_CHECKING:
+    from crashpy.vmcore.erase import Erasure
     from crashpy.vmcore.memory import Memory
     from crashpy.vmcore.recognise import Vmcore
-    from crashpy.vmcore.write import FileSink, Progress, Selection, Written
+    from crashpy.vmcore.selection import Selection
+    from crashpy.vmcore.sinks import Sink
+    from crashpy.vmcore.write import Progress, Written
 
 PACKINGS = {"c": "zlib", "l": "lzo", "p": "snappy", "z": "zstd"}
 
@@ -194,14 +198,21 @@ def _convert(asked: argparse.Namespace) -> int:
         return _estimate([*sources, *([target] if target else [])])
     if not target and not asked.flattened:
         raise CommandError("name the file to write behind the dump")
-    files = [recognised(path) for path in sources]
     if asked.raw:
-        return _unflatten(files[0], Path(target), force=asked.force)
+        return _unflatten(sources[0], Path(target), asked)
+    if asked.elf and (asked.packing != "none" or asked.split):
+        raise CommandError("an ELF dump (-E) can be neither packed nor split")
+    files = [recognised(path) for path in sources]
+    odd = next((file for file in files if file.bits != 64 or file.order != "<"), None)
+    if odd is not None:
+        raise CommandError(
+            f"{odd.path}: only dumps of 64-bit little-endian machines can be written"
+        )
     for level, following in itertools.zip_longest(asked.levels, asked.levels[1:]):
         try:
-            return _rewritten(files, target, asked, level)
+            return _rewritten(files, target, asked, level, last=following is None)
         except OSError as error:
-            if error.errno != errno.ENOSPC or following is None or asked.flattened:
+            if error.errno not in NO_ROOM or following is None or asked.flattened:
                 raise
             sys.stderr.write(
                 f"crashpy convert: no room at level {level}: trying level {following}\n"
@@ -209,87 +220,122 @@ def _convert(asked: argparse.Namespace) -> int:
     raise AssertionError("there is at least one level")
 
 
-def _rewritten(files: list[Vmcore], target: str, asked: argparse.Namespace, level: int) -> int:
+def _rewritten(
+    files: list[Vmcore], target: str, asked: argparse.Namespace, level: int, *, last: bool
+) -> int:
     from crashpy.vmcore.codecs import codec
     from crashpy.vmcore.memory import memory_of
-    from crashpy.vmcore.write import FlattenedSink, select, split_ranges, write_elf, write_kdump
+    from crashpy.vmcore.selection import select, split_ranges
+    from crashpy.vmcore.write import write_elf, write_kdump
 
-    if asked.elf and (asked.packing != "none" or asked.split):
-        raise CommandError("an ELF dump (-E) can be neither packed nor split")
     packer = codec(asked.packing, threads=asked.num_threads, exact=asked.exact)
     memory = memory_of(files)
     began = time.monotonic()
     _say(asked, "choosing the pages to keep")
     selection = select(memory, level)
+    selection.erasures = _erasures(memory, asked)
     progress = progress_line(asked.quiet, began)
+    pages_done = 0
+
+    def noted(done: int, of: int) -> None:
+        nonlocal pages_done
+        pages_done = done
+        if progress:
+            progress(done, of)
+
+    def write(sink: Sink, part: tuple[int, int] | None) -> Written:
+        if asked.elf:
+            return write_elf(sink, selection, progress=noted)
+        return write_kdump(sink, selection, packer, part=part, progress=noted)
+
     if asked.flattened:
         stream = FlattenedSink(sys.stdout.buffer)
-        if asked.elf:
-            done = write_elf(stream, selection, progress=progress)
-        else:
-            done = write_kdump(stream, selection, packer, progress=progress)
+        done = write(stream, None)
         stream.finish()
         return _finished(asked, selection, [done], began)
-    written: list[Written] = []
     ranges = split_ranges(selection, asked.split) if asked.split else [None]
     names = [f"{target}.{n}" for n in range(1, len(ranges) + 1)] if asked.split else [target]
     _room_for(Path(target), selection, packed=not asked.elf and asked.packing != "none")
-    for name, part in zip(names, ranges, strict=True):
-        sink = _sink(Path(name), files, force=asked.force)
+    sinks: list[FileSink] = []
+    try:
+        written = []
+        for name, part in zip(names, ranges, strict=True):
+            sinks.append(_sink(Path(name), [file.path for file in files], asked))
+            written.append(write(sinks[-1], part))
+        for sink in sinks:
+            sink.finish()
+    except BaseException as error:
+        full = isinstance(error, OSError) and error.errno in NO_ROOM
+        for sink in sinks:
+            left = sink.give_up(keep=full and last and pages_done > 0)
+            if left is not None:
+                sys.stderr.write(f"crashpy convert: {left}: what there was room for\n")
+        raise
+    return _finished(asked, selection, written, began)
+
+
+def _erasures(memory: Memory, asked: argparse.Namespace) -> list[Erasure]:
+    """What --erase means in this dump: its debug information tells."""
+    if not asked.erase:
+        return []
+    import crashpy
+    from crashpy.opening.errors import OpeningError
+    from crashpy.vmcore.erase import erasure
+
+    image = [asked.image] if asked.image else []
+    try:
+        with crashpy.open(*image, *(file.path for file in memory.files)) as dump:
+            return [erasure(memory, dump.prog, request) for request in asked.erase]
+    except OpeningError as error:
+        raise CommandError(f"--erase needs debug information (-x VMLINUX): {error}") from error
+
+
+def _sink(path: Path, sources: Sequence[str], asked: argparse.Namespace) -> FileSink:
+    for source in sources:
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise CommandError(f"{path}: is the dump itself: name another file to write")
+    return FileSink(path, force=asked.force, limit=asked.limit)
+
+
+def _room_for(path: Path, selection: Selection, *, packed: bool) -> None:
+    """Refuse early what cannot fit, where pages take the room that they have."""
+    if packed or selection.level & 1:
+        return
+    system = os.statvfs(path.parent)
+    free = system.f_bavail * system.f_frsize
+    needed = selection.pages * selection.memory.page_size
+    if needed > free:
+        sentence = f"needs {needed >> 20} MiB, {free >> 20} MiB are free there"
+        raise OSError(errno.ENOSPC, sentence, str(path))
+
+
+def _unflatten(source: str, target: Path, asked: argparse.Namespace) -> int:
+    from crashpy.vmcore.files import FLATTENED, FlattenedFile, PlainFile
+    from crashpy.vmcore.recognise import readable
+
+    readable(source)
+    with open(source, "rb") as file:  # noqa: PTH123  a name, not a path to do things with
+        plain = PlainFile(file.fileno())
+        if plain.read(0, len(FLATTENED)) != FLATTENED:
+            raise CommandError(f"{source}: is not flattened")
+        flat = FlattenedFile(plain)
+        sink = _sink(target, [source], asked)
         try:
-            if asked.elf:
-                written.append(write_elf(sink, selection, progress=progress))
-            else:
-                written.append(write_kdump(sink, selection, packer, part=part, progress=progress))
+            unflatten(flat, sink)
             sink.finish()
         except BaseException:
             sink.give_up(keep=False)
             raise
-    return _finished(asked, selection, written, began)
-
-
-def _sink(path: Path, files: Sequence[Vmcore], *, force: bool) -> FileSink:
-    from crashpy.vmcore.write import FileSink
-
-    for file in files:
-        if path.exists() and Path(file.path).exists() and path.samefile(file.path):
-            raise CommandError(f"{path}: is the dump itself: name another file to write")
-    return FileSink(path, force=force)
-
-
-def _room_for(path: Path, selection: Selection, *, packed: bool) -> None:
-    """Refuse early what cannot fit; packed pages take at least an eighth."""
-    system = os.statvfs(path.parent)
-    free = system.f_bavail * system.f_frsize
-    needed = selection.pages * selection.memory.page_size // (8 if packed else 1)
-    if needed > free:
-        sentence = f"needs at least {needed >> 20} MiB, {free >> 20} MiB are free there"
-        raise OSError(errno.ENOSPC, sentence, str(path))
-
-
-def _unflatten(vmcore: Vmcore, target: Path, *, force: bool) -> int:
-    from crashpy.vmcore.files import FlattenedFile
-    from crashpy.vmcore.write import unflatten
-
-    if not isinstance(vmcore.file, FlattenedFile):
-        raise CommandError(f"{vmcore.path}: is not flattened")
-    if not vmcore.file.complete:
-        sys.stderr.write(f"crashpy: {vmcore.path}: has no end record: it was cut short\n")
-    sink = _sink(target, [vmcore], force=force)
-    try:
-        unflatten(vmcore.file.inner.read, vmcore.file.extents, sink)
-        sink.finish()
-    except BaseException:
-        sink.give_up(keep=False)
-        raise
-    return 0
+    if not flat.complete:
+        sys.stderr.write(f"crashpy convert: {source}: has no end record: it was cut short\n")
+    return 0 if flat.complete else 1
 
 
 def _estimate(paths: Sequence[str]) -> int:
     """Pages and bytes by class and by level, as `makedumpfile --mem-usage` lays them out."""
     from crashpy.vmcore.filter import CLASSES
     from crashpy.vmcore.memory import memory_of
-    from crashpy.vmcore.write import select
+    from crashpy.vmcore.selection import select
 
     memory = memory_of([recognised(path) for path in paths])
     size = memory.page_size
@@ -325,7 +371,7 @@ def _told(asked: argparse.Namespace) -> int:
     if not target:
         sys.stdout.write(text)
         return 0
-    sink = _sink(Path(target), [vmcore], force=asked.force)
+    sink = _sink(Path(target), [vmcore.path], asked)
     sink.write(0, text.encode())
     sink.finish()
     return 0
@@ -421,6 +467,12 @@ def _convert_parser() -> argparse.ArgumentParser:
     add("-f", "--force", action="store_true", help="replace the file to write")
     add("--num-threads", type=_count, default=1, metavar="N", help="pack N pages at a time")
     add("--split", type=_count, metavar="N", help="write OUT.1 ... OUT.N")
+    add(
+        "--erase", action="append", default=[], metavar="SYMBOL[.MEMBER...]",
+        help="erase this data; 'SYMBOL size BYTES' and 'SYMBOL nullify', too",
+    )  # fmt: skip
+    add("-x", dest="image", metavar="VMLINUX", help="the kernel with debug information, to erase")
+    add("-L", dest="limit", type=_count, metavar="BYTES", help="write no file greater than this")
     add("--exact", action="store_true", help="the very bytes that makedumpfile writes")
     add("--estimate", action="store_true", help="only say how much each level would keep")
     add("--dmesg", action="store_true", help="only the kernel's log, to OUT or the output")

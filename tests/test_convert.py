@@ -134,7 +134,9 @@ def test_flipped_bits_are_found(sample, tmp_path, capsys):
 def test_a_page_that_the_level_keeps_is_missed(sample, tmp_path, capsys):
     """As Debian 12's makedumpfile leaves slab pages of Linux 6.12 out."""
     from crashpy.vmcore.codecs import codec
-    from crashpy.vmcore.write import FileSink, select, write_kdump
+    from crashpy.vmcore.selection import select
+    from crashpy.vmcore.sinks import FileSink
+    from crashpy.vmcore.write import write_kdump
 
     memory = memory_of([recognise(sample)])
     selection = select(memory, 31)
@@ -191,12 +193,12 @@ def test_what_is_there_is_not_overwritten(sample, tmp_path, capsys):
 
 
 def test_a_write_that_fails_leaves_nothing(sample, tmp_path, monkeypatch, capsys):
-    from crashpy.vmcore import write
+    from crashpy.vmcore import sinks
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "pwrite", full)
+    monkeypatch.setattr(sinks.os, "pwrite", full)
     assert convert(["-c", sample, str(tmp_path / "vmcore")]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -216,7 +218,7 @@ def test_the_files_of_a_split_set_are_one_dump(sample, tmp_path, capsys):
 
 
 def test_the_next_level_is_tried_where_there_is_no_room(examples, tmp_path, monkeypatch, capsys):
-    from crashpy.vmcore import write
+    from crashpy.vmcore import selection
 
     source, target = str(examples / "vmcore-abba"), tmp_path / "vmcore"
     levels = []
@@ -227,8 +229,8 @@ def test_the_next_level_is_tried_where_there_is_no_room(examples, tmp_path, monk
             raise OSError(28, "No space left on device")
         return select(memory, level)
 
-    select = write.select
-    monkeypatch.setattr(write, "select", chosen)
+    select = selection.select
+    monkeypatch.setattr(selection, "select", chosen)
     assert convert(["-c", "-d", "0,31", source, str(target)]) == 0
     assert levels == [0, 31]
     assert "no room at level 0: trying level 31" in capsys.readouterr().err

@@ -170,6 +170,11 @@ def build_id(notes: list[Note]) -> bytes | None:
     return next((n.desc for n in notes if n.name == b"GNU" and n.type == 3 and n.desc), None)
 
 
+def machine_number(machine: str) -> int:
+    """e_machine of what `uname -m` says on a 64-bit machine; 0 when nobody knows it."""
+    return next((n for n, names in MACHINES.items() if machine.startswith(names[0])), 0)
+
+
 def core_of_notes(notes: list[Note], machine: str, order: str) -> bytes:
     """A 64-bit ELF core that has notes and no memory."""
     raw = b"".join(
@@ -178,7 +183,7 @@ def core_of_notes(notes: list[Note], machine: str, order: str) -> bytes:
         + n.desc.ljust(len(n.desc) + 3 & ~3, b"\0")
         for n in notes
     )
-    number = next((n for n, names in MACHINES.items() if machine.startswith(names[0])), 0)
+    number = machine_number(machine)
     ident = b"\x7fELF\2" + (b"\1" if order == "<" else b"\2") + b"\1"
     fields = ET_CORE, number, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0
     head = ident.ljust(16, b"\0") + struct.pack(order + "HHIQQQIHHHHHH", *fields)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Pages = NDArray[np.uint8]  # page_size bytes a page
 
 KERNEL_MAP = 0xFFFFFFFF80000000  # x86-64's __START_KERNEL_map
+ONE = np.uint8(1)
 PRESENT, HUGE = 1, 0x80  # page table entry
 ADDRESS_BITS = 0x000FFFFFFFFFF000
 
@@ -52,9 +53,11 @@ class Memory:
 
     page_size: int
     max_mapnr: int  # one more than the last pfn
+    filtered: bool  # pages may have been left out when the dump was made
 
-    def __init__(self, vmcore: Vmcore) -> None:
-        self.vmcore = vmcore
+    def __init__(self, files: Sequence[Vmcore]) -> None:
+        self.files = files  # of a split set all
+        self.vmcore = vmcore = files[0]
         self.info = vmcore.vmcoreinfo
         self.phys_base = self.number("phys_base") or 0
         self._tables: dict[int, tuple[int, ...]] = {}
@@ -85,6 +88,10 @@ class Memory:
 
     def stored(self, first: int, end: int) -> Bits:
         """1 for each pfn of the range whose content the dump holds."""
+        raise NotImplementedError
+
+    def left_out(self, first: int, end: int) -> Bits:
+        """1 for each pfn of the range that was left out on purpose when the dump was made."""
         raise NotImplementedError
 
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
@@ -150,7 +157,7 @@ class ElfMemory(Memory):
     """/proc/vmcore and ELF files, full or made by makedumpfile -E."""
 
     def __init__(self, vmcore: Vmcore) -> None:
-        super().__init__(vmcore)
+        super().__init__([vmcore])
         self.page_size = int(self.info.get("PAGESIZE", "4096"))
         self.loads: list[Segment] = [s for s in vmcore.segments if s.type == PT_LOAD]
         size = self.page_size
@@ -158,16 +165,23 @@ class ElfMemory(Memory):
         # A page that a segment covers only in part does not count (makedumpfile's default way).
         self._memory = _Ranges(size)
         self._content = _Ranges(size)
+        self._left_out = _Ranges(size)
         for s in self.loads:
             self._memory.add(s.paddr // size, (s.paddr + s.memsz) // size, 0)
             low = -(-s.paddr // size)
             self._content.add(low, (s.paddr + s.filesz) // size, s.offset + low * size - s.paddr)
+            if s.filesz < s.memsz:
+                self._left_out.add(-(-(s.paddr + s.filesz) // size), (s.paddr + s.memsz) // size, 0)
+        self.filtered = not self._left_out.empty
 
     def existed(self, first: int, end: int) -> Bits:
         return self._memory.bits(first, end)
 
     def stored(self, first: int, end: int) -> Bits:
         return self._content.bits(first, end)
+
+    def left_out(self, first: int, end: int) -> Bits:
+        return self._left_out.bits(first, end) & (self._content.bits(first, end) ^ ONE)
 
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
         size = self.page_size
@@ -216,6 +230,10 @@ class _Ranges:
         ]
         return np.array([*rows, (beyond, beyond, 0)], np.int64).T
 
+    @property
+    def empty(self) -> bool:
+        return not self._extents
+
     def bits(self, first: int, end: int) -> Bits:
         found = np.zeros(end - first, np.uint8)
         starts, ends, _ = self._table
@@ -246,8 +264,10 @@ def _read_fully(fd: int, target: Pages, at: int) -> int:
 class KdumpMemory(Memory):
     """kdump-compressed files, one or a split set."""
 
+    filtered = True
+
     def __init__(self, files: Sequence[Vmcore]) -> None:
-        super().__init__(files[0])
+        super().__init__(files)
         self.parts = [_Part(file) for file in files]
         header = self.parts[0].header
         self.page_size, self.max_mapnr = header.block_size, header.max_mapnr
@@ -268,6 +288,9 @@ class KdumpMemory(Memory):
         for part in self.parts:
             there[max(part.first - first, 0) : max(part.end - first, 0)] = 1
         return bits & there
+
+    def left_out(self, first: int, end: int) -> Bits:
+        return self.stored(first, end) ^ ONE
 
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
         good = np.zeros(len(pfns), bool)

@@ -1,31 +1,31 @@
-"""Write a dump: kdump-compressed, ELF, flattened, or split into several files.
+"""Write a dump: kdump-compressed (one file, or one of a split set), or ELF.
 
-Layouts are makedumpfile's (diskdump_mod.h, header version 6). Nothing is called by its
-final name before it is complete: a file is written as NAME-incomplete, synced, renamed.
+Layouts are makedumpfile's (diskdump_mod.h, header version 6). A file says that it is
+incomplete until all of it is written.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
-import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crashpy.command import CommandError
 from crashpy.vmcore.codecs import Codec, Packed, in_order
-from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE
-from crashpy.vmcore.files import FLATTENED
-from crashpy.vmcore.filter import Filter, Level
+from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE, Elf, machine_number
+from crashpy.vmcore.filter import Level
 from crashpy.vmcore.kdump import DESCRIPTOR, INCOMPLETE, SIGNATURE
-from crashpy.vmcore.memory import KdumpMemory, Memory, Unmapped, page_desc
+from crashpy.vmcore.memory import Memory, Unmapped, page_desc
+from crashpy.vmcore.recognise import ELF_INCOMPLETE
+from crashpy.vmcore.selection import Selection as Selection
+from crashpy.vmcore.selection import select as select
+from crashpy.vmcore.sinks import FileSink as FileSink
+from crashpy.vmcore.sinks import FlattenedSink as FlattenedSink
+from crashpy.vmcore.sinks import Sink as Sink
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,122 +33,12 @@ if TYPE_CHECKING:
 VERSION = 6  # of the kdump header
 SUB_HEADER = 104  # bytes, of a 64-bit machine
 PRSTATUS = 1  # NT_PRSTATUS
-BATCH = 1024  # pages read, packed and written at a time
+BATCH = 1024  # pages of an ELF file read and written at a time
 # So many pages left out in a row split an ELF segment; fewer are written nevertheless
 # (makedumpfile's PFN_EXCLUDED).
 LONG_HOLE = 256
 
 Progress = Callable[[int, int], None]  # pages done, of how many
-
-
-class Sink(Protocol):
-    """Somewhere that takes bytes at offsets."""
-
-    def write(self, offset: int, data: bytes | memoryview) -> None: ...
-
-
-class FileSink:
-    """A file under its provisional name until it is complete."""
-
-    def __init__(self, path: Path, *, force: bool = False) -> None:
-        self._path = path
-        self._draft = path.with_name(path.name + "-incomplete")
-        if path.exists() and not force:
-            raise CommandError(f"{path}: exists already (--force replaces it)")
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._fd = os.open(self._draft, flags, 0o600)
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        view = memoryview(data).cast("B")
-        while view:
-            done = os.pwrite(self._fd, view, offset)
-            view, offset = view[done:], offset + done
-
-    def finish(self) -> None:
-        """All is written: make it last, and give it its name."""
-        os.fsync(self._fd)
-        os.close(self._fd)
-        self._draft.rename(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def give_up(self, *, keep: bool) -> Path | None:
-        """Something failed: what was written stays under its provisional name, or goes."""
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-        if keep:
-            return self._draft
-        self._draft.unlink(missing_ok=True)
-        return None
-
-
-class FlattenedSink:
-    """makedumpfile's flattened form: a stream of (offset, size, data), for pipes."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
-        out.write(FLATTENED.ljust(16, b"\0") + struct.pack(">qq", 1, 1) + bytes(4096 - 32))
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        view = memoryview(data).cast("B")
-        if view:
-            self._out.write(struct.pack(">qq", offset, len(view)))
-            self._out.write(view)
-
-    def finish(self) -> None:
-        self._out.write(struct.pack(">qq", -1, -1))
-        self._out.flush()
-
-
-@dataclass
-class Selection:
-    """Which pages of a memory go into the new dump: two bitmaps, a bit a page."""
-
-    memory: Memory
-    asked: int  # the dump level that was asked for
-    level: int  # the one that results: a source filtered before adds its own
-    existed: bytearray  # makedumpfile's first bitmap
-    kept: bytearray  # its second
-    left_out: dict[str, int] = field(default_factory=dict)  # pages by class
-
-    @property
-    def pages(self) -> int:
-        return sum(
-            int.from_bytes(self.kept[at : at + 65536], "little").bit_count()
-            for at in range(0, len(self.kept), 65536)
-        )
-
-    def pfns(self, first: int = 0, end: int | None = None) -> Iterator[NDArray[np.int64]]:
-        """The kept pages' numbers in ascending order, a few thousand at a time."""
-        end = self.memory.max_mapnr if end is None else end
-        step = 1 << 18
-        for low in range(first // 8 * 8, end, step):
-            raw = np.frombuffer(self.kept, np.uint8)[low // 8 : (low + step) // 8]
-            found = np.flatnonzero(np.unpackbits(raw, bitorder="little")) + low
-            if low < first or low + step > end:
-                found = found[(found >= first) & (found < end)]
-            if len(found):
-                yield found
-
-
-def select(memory: Memory, level: int) -> Selection:
-    """Decide which pages a dump level keeps. A dump that was filtered stays so."""
-    asked = level
-    chosen = Filter(memory, level)
-    size = -(-memory.max_mapnr // 8)
-    existed, kept = bytearray(size), bytearray(size)
-    for first, end, keep in chosen.sections():
-        there = memory.existed(first, end)
-        existed[first // 8 : -(-end // 8)] = np.packbits(there, bitorder="little").tobytes()
-        if isinstance(memory, KdumpMemory):
-            keep &= memory.stored(first, end)
-        kept[first // 8 : -(-end // 8)] = np.packbits(keep, bitorder="little").tobytes()
-    if isinstance(memory, KdumpMemory):
-        level |= memory.level
-    return Selection(memory, asked, level, existed, kept, chosen.tally.pages)
 
 
 @dataclass(frozen=True)
@@ -158,19 +48,21 @@ class Notes:
     raw: bytes
     vmcoreinfo: tuple[int, int]  # where in `raw`, and how long
     cpus: int  # how many NT_PRSTATUS
+    eraseinfo: bytes = b""  # of a kdump-compressed file: what was erased before
 
 
 def notes_of(memory: Memory) -> Notes:
     """Notes of the source, whichever form it has."""
     vmcore = memory.vmcore
+    erased = b""
     if vmcore.header is not None:
         header = vmcore.header
         sub = header.file.read(header.block_size, SUB_HEADER)
         offset, size = struct.unpack_from(header.order + "QQ", sub, 48)
         raw = header.file.read(offset, size) if header.version >= 4 else b""
+        if header.version >= 5:
+            erased = header.file.read(*struct.unpack_from(header.order + "QQ", sub, 64))
     else:
-        from crashpy.vmcore.elf import Elf
-
         segments = [s for s in Elf(vmcore.file).segments if s.type == PT_NOTE]
         raw = b"".join(vmcore.file.read(s.offset, s.filesz) for s in segments)
     place, cpus, at = (0, 0), 0, 0
@@ -185,7 +77,7 @@ def notes_of(memory: Memory) -> Notes:
         elif kind == PRSTATUS:
             cpus += 1
         at = start + (size + 3 & ~3)
-    return Notes(raw, place, cpus)
+    return Notes(raw, place, cpus, erased)
 
 
 def _utsname(memory: Memory) -> bytes:
@@ -229,39 +121,15 @@ def write_kdump(
     Pages are written in their order, the table of descriptors beside them as it grows,
     so that memory use does not depend on the dump's size.
     """
-    memory, level = selection.memory, selection.level
-    size = memory.page_size
-    notes = notes_of(memory)
-    first, end = part or (0, memory.max_mapnr)
-    count = sum(len(pfns) for pfns in selection.pfns(first, end)) if part else selection.pages
-    bitmap = -(-len(selection.kept) // size) * size
-    sub_blocks = -(-(SUB_HEADER + len(notes.raw)) // size)
-    bitmap_at = (1 + sub_blocks) * size
-    table_at = bitmap_at + 2 * bitmap
-    data_at = table_at + count * DESCRIPTOR
-
-    def head(status: int) -> bytes:
-        return struct.pack(
-            "<8si390s6xqqIiiIIIIIIi",
-            SIGNATURE, VERSION, _utsname(memory), _timestamp(memory), 0, status, size, sub_blocks,
-            2 * bitmap // size, min(memory.max_mapnr, 0xFFFFFFFF), 0, 0, 0, 0, notes.cpus,
-        ).ljust(size, b"\0")  # fmt: skip
-
-    info_at, info_size = notes.vmcoreinfo
-    notes_at = size + SUB_HEADER if notes.raw else 0
-    sub = struct.pack(
-        "<QiiQQQQQQQQQQQ",
-        memory.phys_base & (1 << 64) - 1, level, 1 if part else 0,
-        first & 0xFFFFFFFF if part else 0, end & 0xFFFFFFFF if part else 0,
-        notes_at + info_at if info_size else 0, info_size, notes_at, len(notes.raw), 0, 0,
-        first if part else 0, end if part else 0, memory.max_mapnr,
-    )  # fmt: skip
-    sink.write(0, head(codec.flag | INCOMPLETE))
-    sink.write(size, (sub + notes.raw).ljust(sub_blocks * size, b"\0"))
-    sink.write(bitmap_at, bytes(selection.existed).ljust(bitmap, b"\0"))
-    sink.write(bitmap_at + bitmap, bytes(selection.kept).ljust(bitmap, b"\0"))
-    at = data_at
-    if level & Level.ZERO:
+    size, shared = selection.memory.page_size, bool(selection.level & Level.ZERO)
+    first, end = part or (0, selection.memory.max_mapnr)
+    layout = _Layout(selection, notes_of(selection.memory), part)
+    sink.write(0, layout.header(codec.flag | INCOMPLETE))
+    sink.write(size, layout.sub_header())
+    sink.write(layout.bitmap_at, memoryview(selection.existed))
+    sink.write(layout.bitmap_at + layout.bitmap, memoryview(selection.kept))
+    zero_at = at = layout.data_at
+    if shared:
         sink.write(at, bytes(size))
         at += size
     done = zeros = lost = 0
@@ -270,7 +138,7 @@ def write_kdump(
     for batch in in_order(codec.threads, pack, pfns):
         packed = batch.packed
         table = np.zeros(len(batch.good), page_desc("<"))
-        table["offset"][batch.zero], table["size"][batch.zero] = data_at, size
+        table["offset"][batch.zero], table["size"][batch.zero] = zero_at, size
         ends = np.cumsum(packed.sizes)
         table["offset"][batch.rows] = at + ends - packed.sizes
         table["size"][batch.rows] = packed.sizes
@@ -278,14 +146,57 @@ def write_kdump(
         if len(packed.data):
             sink.write(at, packed.data)
         at += len(packed.data)
-        sink.write(table_at + done * DESCRIPTOR, table.tobytes())
+        sink.write(layout.table_at + done * DESCRIPTOR, table.tobytes())
         done += len(table)
         zeros += int(batch.zero.sum())
         lost += int(len(table) - batch.good.sum())
         if progress:
-            progress(done, count)
-    sink.write(0, head(codec.flag))
-    return Written(count, zeros, lost, at)
+            progress(done, layout.count)
+    if erased := layout.notes.eraseinfo + selection.eraseinfo:
+        sink.write(at, erased)
+        sink.write(size, layout.sub_header(at, len(erased)))
+        at += len(erased)
+    sink.write(0, layout.header(codec.flag))
+    return Written(layout.count, zeros, lost, at)
+
+
+class _Layout:
+    """Where everything is in a kdump-compressed file, and its two headers."""
+
+    def __init__(self, selection: Selection, notes: Notes, part: tuple[int, int] | None) -> None:
+        size = selection.memory.page_size
+        self.memory, self.level = selection.memory, selection.level
+        self.notes, self.part = notes, part
+        self.count = sum(len(pfns) for pfns in selection.pfns(*part)) if part else selection.pages
+        self.sub_blocks = -(-(SUB_HEADER + len(notes.raw)) // size)
+        self.bitmap = -(-len(selection.kept) // size) * size  # bytes of each
+        self.bitmap_at = (1 + self.sub_blocks) * size
+        self.table_at = self.bitmap_at + 2 * self.bitmap
+        self.data_at = self.table_at + self.count * DESCRIPTOR
+
+    def header(self, status: int) -> bytes:
+        memory, size = self.memory, self.memory.page_size
+        return struct.pack(
+            "<8si390s6xqqIiiIIIIIIi",
+            SIGNATURE, VERSION, _utsname(memory), _timestamp(memory), 0, status, size,
+            self.sub_blocks, 2 * self.bitmap // size, min(memory.max_mapnr, 0xFFFFFFFF),
+            0, 0, 0, 0, self.notes.cpus,
+        ).ljust(size, b"\0")  # fmt: skip
+
+    def sub_header(self, erased_at: int = 0, erased: int = 0) -> bytes:
+        """With the notes that follow it."""
+        memory, notes = self.memory, self.notes
+        first, end = self.part or (0, 0)
+        info_at, info_size = notes.vmcoreinfo
+        notes_at = memory.page_size + SUB_HEADER if notes.raw else 0
+        sub = struct.pack(
+            "<QiiQQQQQQQQQQQ",
+            memory.phys_base & (1 << 64) - 1, self.level, 1 if self.part else 0,
+            first & 0xFFFFFFFF, end & 0xFFFFFFFF,
+            notes_at + info_at if info_size else 0, info_size, notes_at, len(notes.raw),
+            erased_at, erased, first, end, memory.max_mapnr,
+        )  # fmt: skip
+        return (sub + notes.raw).ljust(self.sub_blocks * memory.page_size, b"\0")
 
 
 @dataclass(frozen=True)
@@ -303,7 +214,7 @@ def _packed(selection: Selection, codec: Codec, local: Any, pfns: NDArray[np.int
     if not hasattr(local, "buffer"):
         local.buffer = np.empty((codec.at_once, selection.memory.page_size), np.uint8)
     pages = local.buffer[: len(pfns)]
-    good = selection.memory.read_into(pfns, pages)
+    good = selection.read_into(pfns, pages)
     zero = _zero(pages) & good if selection.level & Level.ZERO else np.zeros(len(pfns), bool)
     rows = np.flatnonzero(good & ~zero)
     return _Batch(good, zero, rows, codec.pack(pages, rows))
@@ -327,22 +238,6 @@ def _zero(pages: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return zero
 
 
-def split_ranges(selection: Selection, parts: int) -> list[tuple[int, int]]:
-    """Ranges of page numbers with about as many kept pages each, on byte boundaries."""
-    share = -(-selection.pages // parts)
-    edges, counted = [0], 0
-    for pfns in selection.pfns():
-        at = 0
-        while len(edges) < parts and counted + len(pfns) - at >= share:
-            at += share - counted
-            edges.append(int(pfns[at - 1]) // 8 * 8 + 8)
-            counted = 0
-        counted += len(pfns) - at
-    last = selection.memory.max_mapnr
-    edges = [min(edge, last) for edge in edges] + [last] * (parts + 1 - len(edges))
-    return list(itertools.pairwise(edges))
-
-
 @dataclass(frozen=True)
 class _Run:
     first: int  # pfn
@@ -352,54 +247,70 @@ class _Run:
 
 def write_elf(sink: Sink, selection: Selection, *, progress: Progress | None = None) -> Written:
     """An ELF core: a segment for each run of pages, long holes at the end of one."""
-    memory = selection.memory
-    size = memory.page_size
-    notes = notes_of(memory)
+    size = selection.memory.page_size
     if selection.asked & Level.ZERO:
         _leave_zero_pages_out(selection)
     runs = list(_runs(selection))
     count = sum(run.stored for run in runs)
-    header_end = 64 + 56 * (1 + len(runs))
-    sections_at = -(-header_end // 8) * 8 if 1 + len(runs) >= PN_XNUM else 0
-    notes_at = sections_at + 64 if sections_at else -(-header_end // 8) * 8
-    at = -(-(notes_at + len(notes.raw)) // size) * size
-    heads = [
-        struct.pack("<IIQQQQQQ", PT_NOTE, 0, notes_at, 0, 0, len(notes.raw), len(notes.raw), 0)
-    ]
+    notes = _elf_notes(selection)
+    headers_end = 64 + 56 * (1 + len(runs))
+    sections_at = -(-headers_end // 8) * 8 if 1 + len(runs) >= PN_XNUM else 0
+    notes_at = sections_at + 64 if sections_at else -(-headers_end // 8) * 8
+    at = -(-(notes_at + len(notes)) // size) * size
+    heads = [struct.pack("<IIQQQQQQ", PT_NOTE, 0, notes_at, 0, 0, len(notes), len(notes), 0)]
     places = []
     for run in runs:
-        physical = run.first * size
-        heads.append(
-            struct.pack(
-                "<IIQQQQQQ", PT_LOAD, 7, at, _virtual(memory, physical), physical,
-                run.stored * size, (run.end - run.first) * size, 0,
-            )
-        )  # fmt: skip
+        heads.append(_program_header(selection.memory, run, at))
         places.append(at)
         at += run.stored * size
-    many = len(heads) >= PN_XNUM
-    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-    elf = ident + struct.pack(
-        "<HHIQQQIHHHHHH", ET_CORE, 62, 1, 0, 64, sections_at, 0, 64, 56,
-        PN_XNUM if many else len(heads), 64 if many else 0, 1 if many else 0, 0,
-    )  # fmt: skip
-    sink.write(0, elf + b"".join(heads))
-    if many:  # then the first section header tells how many segments there are
+    header = functools.partial(_elf_header, selection.memory, sections_at, len(heads))
+    sink.write(0, header(ELF_INCOMPLETE) + b"".join(heads))
+    if sections_at:  # then the first section header tells how many segments there are
         sink.write(sections_at, struct.pack("<IIQQQQIIQQ", *[0] * 7, len(heads), 0, 0))
-    sink.write(notes_at, notes.raw)
+    sink.write(notes_at, notes)
     done = lost = 0
     buffer = np.empty((BATCH, size), np.uint8)
     for run, place in zip(runs, places, strict=True):
         for low in range(run.first, run.first + run.stored, BATCH):
             pfns = np.arange(low, min(low + BATCH, run.first + run.stored))
             pages = buffer[: len(pfns)]
-            good = memory.read_into(pfns, pages)
+            good = selection.read_into(pfns, pages)
             lost += int(len(pfns) - good.sum())
             sink.write(place + (low - run.first) * size, pages.reshape(-1).data)
             done += len(pfns)
             if progress:
                 progress(done, count)
+    sink.write(0, header(0))
     return Written(count, 0, lost, at)
+
+
+def _elf_header(memory: Memory, sections_at: int, segments: int, flags: int) -> bytes:
+    many = bool(sections_at)
+    return b"\x7fELF\x02\x01\x01" + struct.pack(
+        "<9xHHIQQQIHHHHHH", ET_CORE, machine_number(memory.vmcore.machine), 1, 0, 64,
+        sections_at, flags, 64, 56, PN_XNUM if many else segments,
+        64 if many else 0, 1 if many else 0, 0,
+    )  # fmt: skip
+
+
+def _program_header(memory: Memory, run: _Run, at: int) -> bytes:
+    physical, size = run.first * memory.page_size, memory.page_size
+    return struct.pack(
+        "<IIQQQQQQ", PT_LOAD, 7, at, _virtual(memory, physical), physical,
+        run.stored * size, (run.end - run.first) * size, 0,
+    )  # fmt: skip
+
+
+def _elf_notes(selection: Selection) -> bytes:
+    """The source's notes, and one more where something was erased."""
+    notes = notes_of(selection.memory)
+    erased = notes.eraseinfo + selection.eraseinfo
+    if not erased:
+        return notes.raw
+    name = b"ERASEINFO\0"
+    head = struct.pack("<III", len(name), len(erased), 0) + name.ljust(12, b"\0")
+    raw = notes.raw.ljust(-(-len(notes.raw) // 4) * 4, b"\0")
+    return raw + head + erased.ljust(-(-len(erased) // 4) * 4, b"\0")
 
 
 def _virtual(memory: Memory, physical: int) -> int:
@@ -416,7 +327,7 @@ def _leave_zero_pages_out(selection: Selection) -> None:
     buffer = np.empty((BATCH, size), np.uint8)
     for pfns in _evenly(selection.pfns(), BATCH):
         pages = buffer[: len(pfns)]
-        good = selection.memory.read_into(pfns, pages)
+        good = selection.read_into(pfns, pages)
         gone = pfns[_zero(pages) & good]
         np.bitwise_and.at(kept, gone // 8, ~(1 << (gone % 8)).astype(np.uint8))
 
@@ -425,7 +336,7 @@ def _runs(selection: Selection) -> Iterator[_Run]:
     """Segments: memory without a gap, cut behind each long hole."""
     memory = selection.memory
     # What a filtered dump lacks must not come back as pages of zeroes.
-    long_hole = 1 if isinstance(memory, KdumpMemory) else LONG_HOLE
+    long_hole = 1 if memory.filtered else LONG_HOLE
     step = 1 << 16
     first = end = stored = -1
     for low in range(0, memory.max_mapnr, step):
@@ -458,17 +369,3 @@ def _runs(selection: Selection) -> Iterator[_Run]:
             end = b
     if first >= 0:
         yield _Run(first, end, stored - first)
-
-
-def unflatten(
-    read: Callable[[int, int], bytes], extents: Sequence[tuple[int, int, int]], sink: Sink
-) -> int:
-    """Put a flattened dump's records where they belong; the size of the result in bytes."""
-    end = 0
-    for start, stop, at in extents:
-        while start < stop:
-            take = min(stop - start, 1 << 22)
-            sink.write(start, read(at, take))
-            start, at = start + take, at + take
-        end = max(end, stop)
-    return end
