@@ -12,8 +12,12 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from drgn import Program, Qualifiers, Type, TypeKind
 
 import crashpy
+from crashpy.opening.bare import declarations
 from crashpy.session import Session
 
 HERE = Path(__file__).parent
@@ -37,9 +41,14 @@ class Difference:
 
 
 @functools.cache
+def _listed() -> dict[str, list[dict[str, Any]]]:
+    return tomllib.loads((HERE / "bare_differences.toml").read_text())
+
+
+@functools.cache
 def known_differences() -> tuple[Difference, ...]:
     found = []
-    for entry in tomllib.loads((HERE / "bare_differences.toml").read_text())["difference"]:
+    for entry in _listed()["difference"]:
         parts = dict(entry)
         for part in parts.keys() & {"command", "lines", "text", "bare_text"}:
             parts[part] = re.compile(parts[part], re.MULTILINE)
@@ -130,13 +139,44 @@ def lines_of(path: Path, session: Session) -> Iterator[str]:
 def compared(
     kernel: Path, dump: Path, lists: Iterable[Path] = LISTS, *, modules: Path | None = None
 ) -> Iterator[Pair]:
-    """Every line of the lists, in both sessions; that with vmlinux has the `modules`' files."""
+    """Every line of the lists, in both sessions; with the `modules`' files loaded or without."""
     dwarf, bare = sessions(kernel, dump)
     if modules:
-        answer_of(dwarf, f"mod -S {modules}")
+        for session in (dwarf, bare):
+            answer_of(session, f"mod -S {modules}")
     for path in lists:
         for line in lines_of(path, dwarf):
             yield Pair(line, answer_of(dwarf, line), answer_of(bare, line))
+
+
+def declared(dwarf: Program, bare: Program) -> tuple[int, dict[str, tuple[str, str]]]:
+    """How many declared variables both know, and the types of those that differ unexplained."""
+    known = {name for entry in _listed()["variable"] for name in entry["names"]}
+    compared, different = 0, {}
+    for name in declarations():
+        try:
+            wanted, found = dwarf.variable(name), bare.variable(name)
+        except LookupError:
+            continue
+        compared += 1
+        same = wanted.address_ == found.address_ and _alike(wanted.type_, found.type_)
+        if not same and name not in known:
+            different[name] = str(wanted.type_), str(found.type_)
+    return compared, different
+
+
+def _alike(one: Type, other: Type) -> bool:
+    """But for `const`, and for the lengths of arrays: kallsyms has no sizes."""
+    if one.kind == other.kind == TypeKind.ARRAY:
+        return _alike(one.type, other.type)
+    while one.kind == TypeKind.TYPEDEF:
+        one = one.type
+    while other.kind == TypeKind.TYPEDEF:
+        other = other.type
+    if one.kind == other.kind == TypeKind.POINTER:
+        return _alike(one.type, other.type)
+    no_qualifiers = Qualifiers(0)
+    return one.qualified(no_qualifiers).type_name() == other.qualified(no_qualifiers).type_name()
 
 
 def answer_of(session: Session, line: str) -> str:

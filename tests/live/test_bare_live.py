@@ -15,10 +15,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bare import compared
+from bare import LISTS, LIVE_LISTS, compared, declared, sessions
 
 pytestmark = pytest.mark.live
-KINDS = [f"{series}-kdump-{form}" for series in ("6.1", "6.12") for form in ("elf", "c.d31")]
+KDUMPS = [f"{series}-kdump-{form}" for series in ("6.1", "6.12") for form in ("elf", "c.d31")]
+KINDS = [*KDUMPS, "6.1-qemu-qemu-elf", "6.12-qemu-qemu-elf"]
 MOST_MIB = 120
 MOST_TIMES = 1.5
 RUNS = 5
@@ -31,14 +32,17 @@ def dump(request):
     return next(d for d in dumps.live_dumps() if d.name == request.param)
 
 
-def test_nine_lines_of_ten_are_the_same_and_the_rest_is_explained(dump):
+@pytest.mark.parametrize("files", ["no files", "modules' files"])
+def test_nine_lines_of_ten_are_the_same_and_the_rest_is_explained(dump, files):
     import dumps
 
-    pairs = list(compared(dump.vmlinux, dump.vmcore))
+    modules = dump.modules if files == "modules' files" else None
+    pairs = list(compared(dump.vmlinux, dump.vmcore, [*LISTS, *LIVE_LISTS], modules=modules))
     identical = sum(pair.identical for pair in pairs)
     report = [x for p in pairs if p.unexplained for x in (f"== {p.line}", *p.unexplained[:20])]
-    table = f"{dump.name}: {identical} of {len(pairs)} identical"
-    (dumps.KEPT / f"live-bare-{dump.name}.txt").write_text("\n".join([table, *report]) + "\n")
+    table = f"{dump.name}, {files}: {identical} of {len(pairs)} identical"
+    kept = dumps.KEPT / f"live-bare-{dump.name}{'-modules' if modules else ''}.txt"
+    kept.write_text("\n".join([table, *report]) + "\n")
     assert not report, table
     assert identical >= 0.9 * len(pairs), table
 
@@ -47,6 +51,13 @@ def test_the_stacks_of_all_tasks(dump, tmp_path):
     (tmp_path / "stacks.txt").write_text("foreach bt\nbt -a\nforeach bt -f\n")
     pairs = list(compared(dump.vmlinux, dump.vmcore, [tmp_path / "stacks.txt"]))
     assert [pair.identical for pair in pairs] == [True] * 3
+
+
+def test_declared_types_are_dwarfs(dump):
+    dwarf, bare = sessions(dump.vmlinux, dump.vmcore)
+    count, different = declared(dwarf.dump.prog, bare.dump.prog)
+    assert count > 9000
+    assert not different
 
 
 def test_quick_and_small(dump):
