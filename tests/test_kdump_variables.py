@@ -120,6 +120,13 @@ def test_a_computed_value_is_no_plan(tree):
         save_plan(Config.read(tree.system))
 
 
+def test_a_dump_that_sles_11_splits_is_not_ours(tree):
+    machine(tree, "suse")
+    config = configured(tree, "KDUMP_SAVEDIR=/a /b")
+    with pytest.raises(CommandError, match="a target holds no blank"):
+        save_plan(config)
+
+
 # Our own file.
 
 

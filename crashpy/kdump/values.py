@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote
 
+from crashpy.kdump.size import parse_values
 from crashpy.kdump.system import Refused
 from crashpy.kdump.urls import Url, parse
 
@@ -126,6 +127,39 @@ def target(value: str) -> str:
         raise Refused("a target holds no blank: write %20")
     parse(value)
     return value
+
+
+def targets(value: str) -> str:
+    """SLES 11 splits a dump among several, with blanks between them."""
+    for word in text(value).split() or [value]:
+        parse(word)
+    return value
+
+
+def reservation(value: str) -> str:
+    """SUSE's own spelling of crashkernel=: with its name in front of each value."""
+    if value != "auto":
+        words = text(value).split()
+        if not words or any(not word.startswith("crashkernel=") for word in words):
+            raise Refused(f'"{value}" is neither auto nor crashkernel=SIZE')
+        parse_values([word.removeprefix("crashkernel=") for word in words])
+    return value
+
+
+def like(pattern: str, example: str) -> Check:
+    """Values of one form."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, text(value)):
+            raise Refused(f'"{value}" is not {example}')
+        return value
+
+    return check
+
+
+export = like(r"[^\s:/]+:/\S*", "SERVER:/EXPORT")
+login = like(r"[^\s@]+@[^\s@:/]+", "USER@SERVER")
+device = like(r"(/dev/|(PART)?(UUID|LABEL)=)\S+", "/dev/NAME, UUID=... or LABEL=...")
 
 
 def spelled(url: Url) -> str:

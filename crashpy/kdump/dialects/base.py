@@ -185,7 +185,7 @@ class Dialect:
 
     def device(self, config: Config, target: str) -> tuple[str, Url]:  # noqa: ARG002
         """What must be mounted first, and where the dump goes then."""
-        return "", parse(target)
+        return "", parse(KEYS["target"].check(target))
 
 
 def joined(*parts: str) -> str:

@@ -12,7 +12,7 @@ from crashpy.kdump.dialects.makedumpfile import Collector, Makedumpfile
 from crashpy.kdump.plan import SavePlan
 from crashpy.kdump.system import Refused
 from crashpy.kdump.urls import Url, parse
-from crashpy.kdump.values import absolute, number, one_of, options, spelled
+from crashpy.kdump.values import absolute, export, login, number, one_of, options, spelled
 
 if TYPE_CHECKING:
     from crashpy.kdump.config import Config
@@ -48,7 +48,7 @@ class Debian(Makedumpfile):
                 options,
             ),
             Variable("HOSTTAG", "ip", one_of("ip", "hostname")),
-            Variable("NFS"),
+            Variable("NFS", "", export),
             Variable("NFS_TIMEO", "600", number(1)),
             Variable("NFS_RETRANS", "3", number(0)),
             Variable("NFS_MOUNT_RETRY", "4", number(1)),
@@ -56,7 +56,7 @@ class Debian(Makedumpfile):
             Variable("FTP_USER"),
             Variable("FTP_PASSWORD"),
             Variable("FTP_PORT", "", number(1, 65535)),
-            Variable("SSH"),
+            Variable("SSH", "", login),
             Variable("SSH_KEY", "/root/.ssh/kdump_id_rsa", absolute),
             Variable("SSH_KDUMP_RETRY", "16", number(1)),
         )

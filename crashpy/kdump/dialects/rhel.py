@@ -11,7 +11,7 @@ from crashpy.kdump.dialects.makedumpfile import Collector, Makedumpfile
 from crashpy.kdump.plan import SavePlan
 from crashpy.kdump.system import Refused, System
 from crashpy.kdump.urls import Url, parse
-from crashpy.kdump.values import absolute, number, one_of, options
+from crashpy.kdump.values import absolute, device, export, login, number, one_of, options
 
 if TYPE_CHECKING:
     from crashpy.kdump.config import Config
@@ -26,12 +26,15 @@ class Rhel(Makedumpfile):
     units = ("kdump.service", "kdump")
     collector = "core_collector"
     append = "KDUMP_COMMANDLINE_APPEND"
-    local = ("ext2", "ext3", "ext4", "minix", "btrfs", "xfs", "virtiofs")
-    places = ("raw", "nfs", "ssh", *local)  # of which there may be one
+    local = ("ext2", "ext3", "ext4", "minix", "btrfs", "xfs")
+    places = ("raw", "nfs", "ssh", "virtiofs", *local)  # of which there may be one
     variables = {  # noqa: RUF012
         variable.name: variable
         for variable in (
-            *(Variable(name) for name in places),
+            *(Variable(name, "", device) for name in ("raw", *local)),
+            Variable("virtiofs"),
+            Variable("nfs", "", export),
+            Variable("ssh", "", login),
             Variable("path", "/var/crash", absolute),
             Variable("core_collector", "makedumpfile -l --message-level 7 -d 31"),
             Variable("sshkey", "/root/.ssh/kdump_id_rsa", absolute),

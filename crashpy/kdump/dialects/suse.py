@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from crashpy.kdump.dialects.base import Dialect, Unable, Value, Variable, cpu_fact, joined
 from crashpy.kdump.system import Refused, split_options
-from crashpy.kdump.values import boolean, mail, network, number, one_of, options, server
+from crashpy.kdump.values import (
+    boolean,
+    mail,
+    network,
+    number,
+    one_of,
+    options,
+    reservation,
+    server,
+    targets,
+)
 
 if TYPE_CHECKING:
     from crashpy.kdump.config import Config
@@ -25,7 +35,7 @@ class Suse(Dialect):
         variable.name: variable
         for variable in (
             Variable("KDUMP_KERNELVER"),
-            Variable("KDUMP_CRASHKERNEL", "auto"),
+            Variable("KDUMP_CRASHKERNEL", "auto", reservation),
             Variable("KDUMP_UPDATE_BOOTLOADER", "true", boolean),
             Variable("KDUMP_CPUS", "32", number(0, 4096)),
             Variable("KDUMP_COMMANDLINE", "", options),
@@ -35,7 +45,7 @@ class Suse(Dialect):
             Variable("KDUMP_RUNLEVEL", "1", one_of("1", "2", "3", "5", "s")),
             Variable("KDUMP_IMMEDIATE_REBOOT", "yes", boolean),
             Variable("KDUMP_TRANSFER"),
-            Variable("KDUMP_SAVEDIR", "/var/crash"),
+            Variable("KDUMP_SAVEDIR", "/var/crash", targets),
             Variable("KDUMP_KEEP_OLD_DUMPS", "0", number(-1)),
             Variable("KDUMP_FREE_DISK_SIZE", "64", number(0)),
             Variable("KDUMP_VERBOSE", "0", number(0, 31)),
