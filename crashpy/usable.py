@@ -48,7 +48,7 @@ class Usable:
 
 def usable(paths: Sequence[str]) -> Usable:
     """Open a dump, its kernel where it is found, and run the commands."""
-    command = [sys.executable, "-m", "crashpy.usable", *paths]
+    command = [sys.executable, "-P", "-m", "crashpy.usable", *paths]
     try:
         done = subprocess.run(
             command,

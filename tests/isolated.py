@@ -14,7 +14,7 @@ def crashpy(hidden: Sequence[Path], *words: str) -> str:
     """What it prints, without a home, a cache, or a server to ask."""
     mounts = "".join(f"mount -t tmpfs tmpfs {shlex.quote(str(path))} && " for path in hidden)
     environment = {"PATH": os.environ["PATH"], "HOME": "/proc", "TZ": "UTC"}
-    command = [sys.executable, "-m", "crashpy", "-s", "--no_crashrc", *words]
+    command = [sys.executable, "-P", "-m", "crashpy", "-s", "--no_crashrc", *words]
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", f'{mounts}exec "$@"', "sh", *command],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment,

@@ -328,7 +328,7 @@ def test_folders_that_may_not_be_read(tree: Tree, head: bytes) -> None:
 def crashpy(*words: str) -> subprocess.CompletedProcess[str]:
     """The program, behind other words that end with the name of Python."""
     at = words.index(sys.executable) + 1
-    command = [*words[:at], "-m", "crashpy", *words[at:]]
+    command = [*words[:at], "-P", "-m", "crashpy", *words[at:]]
     return subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

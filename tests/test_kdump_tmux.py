@@ -77,7 +77,7 @@ def start(tmp_path, tree):
     started = []
 
     def start(*words):
-        command = [sys.executable, "-m", "crashpy", "setup", "tui", "--root", str(tree.root)]
+        command = [sys.executable, "-P", "-m", "crashpy", "setup", "tui", "--root", str(tree.root)]
         terminal = Terminal(tmp_path, *command, *words)
         started.append(terminal)
         terminal.sees("crashpy setup: kdump of ")

@@ -398,7 +398,7 @@ def test_a_folder_that_takes_no_marker(crash: Path) -> None:
     script = f'mount --bind {crash} {crash} && mount -o remount,bind,ro {crash} && exec "$@"'
     with mailservers.fake() as server:
         words = [
-            *(sys.executable, "-m", "crashpy", "save", "notify", str(crash)),
+            *(sys.executable, "-P", "-m", "crashpy", "save", "notify", str(crash)),
             *("--server", f"localhost:{server.port}", "--to", "a@x.test"),
         ]
         done = subprocess.run(

@@ -162,7 +162,7 @@ def _crashpy(place: Target, dump: SavedDump, *options: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in (PASSWORD, "DEBUGINFOD_URLS")}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "crashpy", *options, *paths],
+            [sys.executable, "-P", "-m", "crashpy", *options, *paths],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=BT_SECONDS,

@@ -62,7 +62,7 @@ def test_declared_types_are_dwarfs(dump):
 
 def test_quick_and_small(dump):
     """Best of several runs, one with vmlinux and one without in turn."""
-    argv = [sys.executable, "-m", "crashpy", "--no_crashrc"]
+    argv = [sys.executable, "-P", "-m", "crashpy", "--no_crashrc"]
     best = {}
     for _ in range(RUNS):
         for kind, files in (("dwarf", [dump.vmlinux, dump.vmcore]), ("btf", [dump.vmcore])):
