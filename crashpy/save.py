@@ -234,7 +234,7 @@ def _tool(asked: argparse.Namespace, plan: SavePlan, files: Sequence[Vmcore]) ->
 def _to_output(saving: Saving) -> None:
     """--flat: nothing but the dump, flattened, for a pipe."""
     from crashpy.kdump import engine
-    from crashpy.vmcore.write import FlattenedSink
+    from crashpy.vmcore.sinks import FlattenedSink
 
     if sys.stdout.isatty():
         raise CommandError("--flat writes a dump to the output: redirect it, or pipe it on")

@@ -26,7 +26,7 @@ from crashpy.kdump.logins import PASSWORD
 from crashpy.kdump.ssh import SftpTarget
 from crashpy.kdump.targets import FileTarget, Target
 from crashpy.kdump.urls import Url
-from crashpy.vmcore.write import FlattenedSink
+from crashpy.vmcore.sinks import FlattenedSink
 
 CORE = Path(__file__).parent.parent / "examples" / "vmcore-null"
 FILES = ["README.txt", "SHA256SUMS", "dmesg", "vmcore"]
@@ -231,7 +231,7 @@ def test_log_alone(run: Run, there: Path) -> None:
 
 
 def test_flattened_to_a_pipe(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "crashpy", "save", "--flat", "-q", str(CORE)]
+    words = [sys.executable, "-P", "-m", "crashpy", "save", "--flat", "-q", str(CORE)]
     done = subprocess.run(words, capture_output=True, check=True)
     flat = tmp_path / "flat"
     flat.write_bytes(done.stdout)
@@ -684,7 +684,7 @@ def test_fetch_onto_a_full_disk(run: Run, there: Path, tmp_path: Path) -> None:
     _, out, _ = run("save", CORE, there)
     here = tmp_path / "here"
     here.mkdir()
-    words = [sys.executable, "-m", "crashpy", "save", "fetch", out.strip(), str(here)]
+    words = [sys.executable, "-P", "-m", "crashpy", "save", "fetch", out.strip(), str(here)]
     done = inside_tmpfs("3m", words, here)
     assert done.returncode == 1
     assert done.stderr == "crashpy save fetch: No space left on device\n"

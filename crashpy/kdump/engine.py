@@ -22,7 +22,9 @@ from crashpy.kdump.logins import environment
 from crashpy.vmcore.codecs import codec
 from crashpy.vmcore.files import FLATTENED
 from crashpy.vmcore.memory import KdumpMemory, Memory, Unmapped
-from crashpy.vmcore.write import Progress, Selection, Sink, select, write_elf, write_kdump
+from crashpy.vmcore.selection import Selection, select
+from crashpy.vmcore.sinks import Sink
+from crashpy.vmcore.write import Progress, write_elf, write_kdump
 
 LETTERS = {"zlib": "-c", "lzo": "-l", "snappy": "-p", "zstd": "-z", "plain": "", "elf": "-E"}
 SAFE_THREADS = (1, 7, 8)  # before, --num-threads could damage pages
@@ -58,9 +60,8 @@ def _everything(memory: Memory) -> Selection:
     for low in range(0, memory.max_mapnr, step):
         high = min(low + step, memory.max_mapnr)
         for bits, into in ((memory.existed, existed), (memory.stored, kept)):
-            into[low // 8 : -(-high // 8)] = np.packbits(
-                bits(low, high), bitorder="little"
-            ).tobytes()
+            packed = np.packbits(bits(low, high), bitorder="little")
+            into[low // 8 : -(-high // 8)] = packed.tobytes()
     level = memory.level if isinstance(memory, KdumpMemory) else 0
     return Selection(memory, 0, level, existed, kept)
 

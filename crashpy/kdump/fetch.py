@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from crashpy.command import CommandError
+from crashpy.kdump import sums
 from crashpy.kdump.layouts import kind
-from crashpy.kdump.ledger import SUMS
 from crashpy.kdump.logins import add_options, login_of
 from crashpy.kdump.targets import INCOMPLETE, Entry, Target, open_target
 from crashpy.kdump.urls import parse
@@ -51,7 +50,8 @@ def fetch(target: Target, here: Path, *, quiet: bool = False, verify: bool = Tru
     if not dumps:
         raise CommandError(f"{target.url}: no complete dump there")
     here.mkdir(0o700, parents=True, exist_ok=True)
-    expected = _sums(target) if any(entry.name == SUMS for entry in files) else {}
+    noted = any(entry.name == sums.NAME for entry in files)
+    expected = sums.parse(b"".join(target.read(sums.NAME))) if noted else {}
     for entry in files:
         _fetch(target, entry, here / entry.name, expected.get(entry.name), quiet=quiet)
     if verify:
@@ -78,17 +78,11 @@ def _plain(name: str) -> bool:
     return "/" not in name and name not in ("", ".", "..")
 
 
-def _sums(target: Target) -> dict[str, str]:
-    text = b"".join(target.read(SUMS)).decode(errors="replace")
-    pairs = (line.split("  ", 1) for line in text.splitlines() if "  " in line)
-    return {name: total for total, name in pairs}
-
-
 def _fetch(target: Target, entry: Entry, path: Path, expected: str | None, *, quiet: bool) -> None:
     """One file, under a name of its own until it is whole."""
     size = entry.size_bytes
     if path.exists() and size in (None, path.stat().st_size):
-        if expected in (None, _sha256(path)):
+        if expected in (None, sums.digest_of(path)):
             return
         path.unlink()  # of another dump, or damaged
     path.parent.mkdir(0o700, exist_ok=True)
@@ -109,17 +103,12 @@ def _fetch(target: Target, entry: Entry, path: Path, expected: str | None, *, qu
         got = file.tell()
     if size is not None and got != size:
         raise CommandError(f"{target.url}/{entry.name}: {got} of {size} bytes came: try again")
-    if expected is not None and _sha256(draft) != expected:
+    if expected is not None and sums.digest_of(draft) != expected:
         draft.unlink()  # going on would not make it better
         raise CommandError(
-            f"{target.url}/{entry.name}: what came does not have the checksum of {SUMS}"
+            f"{target.url}/{entry.name}: what came does not have the checksum of {sums.NAME}"
         )
     draft.rename(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verify(paths: Sequence[Path]) -> None:

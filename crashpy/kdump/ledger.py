@@ -9,9 +9,6 @@ from dataclasses import dataclass, field
 
 from crashpy.command import CommandError
 
-SUMS = "SHA256SUMS"  # beside the dump, as sha256sum(1) writes it
-
-
 RUN = 64 << 20  # bytes; pieces that follow each other are one up to this size
 
 

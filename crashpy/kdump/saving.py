@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
-from crashpy.kdump import engine
-from crashpy.kdump.ledger import SUMS, Ledger
+from crashpy.kdump import engine, sums
+from crashpy.kdump.ledger import Ledger
 from crashpy.kdump.plan import SavePlan, hide
 from crashpy.kdump.report import NAME, SAVED, SKIPPED, Report, about, now, readme
 from crashpy.kdump.targets import INCOMPLETE, DumpSink, NoRoom, Target
@@ -27,7 +27,8 @@ from crashpy.vmcore.filter import Level
 from crashpy.vmcore.kdump import DESCRIPTOR
 from crashpy.vmcore.memory import Memory, Unmapped, memory_of
 from crashpy.vmcore.recognise import Vmcore
-from crashpy.vmcore.write import Progress, Selection
+from crashpy.vmcore.selection import Selection
+from crashpy.vmcore.write import Progress
 
 if TYPE_CHECKING:
     from crashpy.kdump.inventory import SavedDump
@@ -199,7 +200,7 @@ class Saving:
                     target.remove(draft)
             raise
         if total:
-            target.store(f"{folder}/{SUMS}", f"{total}  {DUMP}\n".encode())
+            target.store(f"{folder}/{sums.NAME}", sums.text({DUMP: total}).encode())
         return lost
 
     def _filter(self, target: Target, file: str, ledger: Ledger, level: int) -> int:

@@ -22,7 +22,7 @@ from typing import BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar, cast
 from crashpy.command import CommandError
 from crashpy.kdump.ledger import Ledger
 from crashpy.kdump.urls import Url
-from crashpy.vmcore.write import FlattenedSink
+from crashpy.vmcore.sinks import FlattenedSink
 
 INCOMPLETE = "-incomplete"
 PATIENCE = 60  # seconds for a server to answer
