@@ -7,6 +7,7 @@ import lzma
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import isolated
@@ -14,6 +15,7 @@ import pytest
 import zstandard
 
 from crashpy.cli import main
+from crashpy.command import CommandError
 from crashpy.kdump import bundle, sums
 from crashpy.kdump.bundle import ArchiveCarrier, TargetCarrier, deliver, write_folder
 from crashpy.kdump.fetch import fetch
@@ -411,12 +413,18 @@ def test_a_dump_that_changed_since_it_was_saved(
     (saved / "SHA256SUMS").write_text(noted)
     data[-1] ^= 1
     (saved / "vmcore").write_bytes(data)
-    for more in ([], ["--to", str(tmp_path / "new")], ["--archive", str(tmp_path / "a.tar.zst")]):
-        assert bundle.main([kernel, str(saved / "vmcore"), *more]) == 1
-        assert "is not as it was saved" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == [saved.name]
+    assert bundle.main([kernel, str(saved / "vmcore")]) == 1
+    assert "is not as it was saved" in capsys.readouterr().err
     assert sorted(path.name for path in saved.iterdir()) == ["SHA256SUMS", "vmcore"]
     assert (saved / "SHA256SUMS").read_text() == noted
+
+
+def test_a_changed_dump_goes_into_no_bundle(small: Contents, tmp_path: Path) -> None:
+    small.parts[0] = replace(small.parts[0], saved_as="0" * 64)
+    for write in (write_folder, bundle.write_archive):
+        with pytest.raises(CommandError, match="is not as it was saved"):
+            write(small, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_what_was_put_beside_a_dump_on_a_server_is_taken_back(
