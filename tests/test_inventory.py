@@ -377,6 +377,7 @@ def test_json_has_every_field(tree: Tree, head: bytes, capsys: pytest.CaptureFix
     [
         (["/nonexistent"], "/nonexistent: no such folder"),
         (["gopher://x/y"], "gopher: no such protocol"),
+        ([""], "the name of the place is empty"),
         (["ftp://127.0.0.1:1/x"], "connection refused"),
     ],
 )
@@ -507,6 +508,16 @@ def test_prune_for_space(
 def test_prune_needs_to_be_told_what_stays(five: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert retention.prune_main([str(five), "--yes"]) == 1
     assert "--keep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "x", ""])
+def test_prune_takes_no_other_number(
+    five: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        retention.prune_main([str(five), "--yes", f"--keep={word}"])
+    assert f'"{word}" is no number from 1 on' in capsys.readouterr().err
+    assert present(five) == DAYS
 
 
 def test_prune_follows_no_link(five: Path) -> None:

@@ -534,6 +534,8 @@ def test_settings_of_the_machine(crash: Path, run: Run, monkeypatch: pytest.Monk
         (("--to", "a@x.test\nBcc: b@x.test"), "one line"),
         (("--to", "a@x.test", "--user", "me"), "no password for me"),
         (("--to", "a@x.test", "--user", "me", "--password-file", "/nonexistent"), "No such file"),
+        (("--to", "a@x.test", "--server", "x y"), "not HOST or HOST:PORT"),
+        (("--to", "a@x.test", "--server", "x:99999"), "no such port"),
         (("--to", "a@x.test", "--smtp-tls", "required", "--ca-file", "/etc/hostname"), "port"),
     ],
 )

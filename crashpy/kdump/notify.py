@@ -34,6 +34,7 @@ from crashpy.kdump.plan import Mail, save_plan
 from crashpy.kdump.system import System
 from crashpy.kdump.targets import Target, reason
 from crashpy.kdump.values import mail as checked_address
+from crashpy.kdump.values import server as checked_server
 from crashpy.kdump.verbs import complain, open_place, place_parser, printable
 from crashpy.save import told
 
@@ -404,7 +405,7 @@ def letterbox_of(asked: argparse.Namespace) -> Letterbox:
     cc = tuple(asked.cc or (() if asked.to else own.cc))
     for address in (*to, *cc, *([asked.sender] if asked.sender else [])):
         checked_address(address)
-    server = asked.server or own.server
+    server = checked_server(asked.server) if asked.server else own.server
     host, port = _place(server or "localhost")
     tls = asked.smtp_tls or ("implicit" if port == TLS_PORT else "auto")
     user = asked.user or ("" if asked.server else own.user)
@@ -439,6 +440,8 @@ def _place(server: str) -> tuple[str, int | None]:
     host, colon, port = server.rpartition(":")
     if not colon or server.endswith("]") or not port.isdigit():
         return server.strip("[]"), None
+    if not 0 < int(port) < 65536:
+        raise CommandError(f"{server}: no such port")
     return host.strip("[]"), int(port)
 
 

@@ -170,8 +170,8 @@ def _refuse_mounts(place: Target, folder: str) -> None:
 
 
 def _at_least_one(word: str) -> int:
-    if int(word) < 1:
-        raise ValueError(word)
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f'"{word}" is no number from 1 on')
     return int(word)
 
 

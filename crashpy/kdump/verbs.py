@@ -31,6 +31,8 @@ def open_place(asked: argparse.Namespace) -> Target:
     text: str | None = asked.place
     if text is None:
         url = own_plan().target
+    elif not text:
+        raise CommandError("the name of the place is empty")
     else:
         url = parse(text if "://" in text else str(Path(text).absolute()))
     return open_target(url, login_of(asked))
