@@ -141,6 +141,8 @@ def check(files: Sequence[Vmcore]) -> list[str]:
     memory = memory_of(files)
     if isinstance(memory, KdumpMemory) and not memory.whole:
         findings.append("a file of the split set is missing")
+    if isinstance(memory, KdumpMemory):
+        findings += memory.misfits()
     stored = lost = 0
     first_lost = -1
     step = 1 << 18
@@ -262,6 +264,8 @@ def _rewritten(
         for name, part in zip(names, ranges, strict=True):
             sinks.append(_sink(Path(name), [file.path for file in files], asked))
             written.append(write(sinks[-1], part))
+        if all(done.lost_pages == done.pages for done in written):
+            raise CommandError(f"{files[0].path}: no page of it can be read: copy it again")
         for sink in sinks:
             sink.finish()
     except BaseException as error:

@@ -1,15 +1,21 @@
 """Dumps filtered, packed, split, flattened and checked: on a sample dump, by its own pages."""
 
+import contextlib
 import io
+import random
 import sys
 from pathlib import Path
 
+import forms
 import numpy as np
 import pytest
 
 from crashpy.cli import main
+from crashpy.command import CommandError
 from crashpy.convert import check, convert, verify
+from crashpy.vmcore.erase import erasure
 from crashpy.vmcore.filter import Filter
+from crashpy.vmcore.kdump import DESCRIPTOR
 from crashpy.vmcore.memory import memory_of
 from crashpy.vmcore.recognise import recognise
 
@@ -129,6 +135,149 @@ def test_flipped_bits_are_found(sample, tmp_path, capsys):
     assert "1 pages of the source could not be read" in capsys.readouterr().err
     # What is lost is lost there too: it does not come back as a page of zeroes.
     assert verify([str(target)]) == 1
+
+
+def places_of(sample):
+    """Where the parts of the sample begin: bitmaps, descriptors, data; and its size."""
+    header = recognise(sample).header
+    data = header.descriptors_offset + header.stored_pages * DESCRIPTOR
+    return header.bitmap_offset, header.descriptors_offset, data, header.file.size
+
+
+def sentences(words):
+    """What convert or verify said, and its status; a traceback would not be caught."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(words)
+    return status, out.getvalue() + err.getvalue()
+
+
+@pytest.mark.parametrize("part", range(6))
+def test_wherever_a_dump_is_cut(sample, tmp_path, part, monkeypatch):
+    monkeypatch.setattr("crashpy.convert._verified", lambda files: bool(check(files)))
+    bitmap, table, data, end = places_of(sample)
+    cut = (100, bitmap - 1, bitmap + 100, (table + data) // 2, (data + end) // 2, end - 1)[part]
+    path, target = tmp_path / "vmcore", tmp_path / "rest"
+    path.write_bytes(Path(sample).read_bytes()[:cut])
+    status, said = sentences(["verify", str(path)])
+    assert status == 1
+    status, said = sentences(["convert", "-d", "31", str(path), str(target)])
+    assert status == 1
+    assert "crashpy convert: " in said
+    if part < 4:  # nothing of use is left
+        assert "copy it again" in said
+        assert not target.exists()
+    else:  # what is left can be saved
+        assert "pages of the source could not be read" in said
+        lost = check([recognise(str(target))])
+        assert len(lost) == 1
+        assert "cannot be read" in lost[0]
+
+
+def test_a_flattened_dump_that_was_cut(sample, tmp_path):
+    whole = forms.flattened(Path(sample), tmp_path / "whole")
+    cut, target = tmp_path / "cut", tmp_path / "target"
+    cut.write_bytes(whole.read_bytes()[:-500_000])
+    assert "has no end record" in sentences(["convert", "-R", str(cut), str(target)])[1]
+    assert any("cut short" in finding for finding in check([recognise(str(target))]))
+    findings = check([recognise(str(cut))])
+    assert "no end record" in findings[0]
+    assert "pages cannot be read" in findings[-1]
+    status, said = sentences(["convert", "-c", str(cut), str(tmp_path / "packed")])
+    assert (status, "could not be read" in said) == (1, True)
+
+
+def test_flipped_bits_never_end_in_a_traceback(sample, tmp_path, monkeypatch):
+    """In headers, bitmaps and descriptors; those of pages are found one and all."""
+    monkeypatch.setattr("crashpy.convert._verified", lambda files: bool(check(files)))
+    chance = random.Random(4)
+    _, table, data, end = places_of(sample)
+    original = Path(sample).read_bytes()
+    path = tmp_path / "vmcore"
+    for low, high in ((8, 500), (4096, 4300), (4300, table), (table, data), (table, data)):
+        damaged = bytearray(original)
+        for _ in range(3):
+            damaged[chance.randrange(low, high)] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        assert sentences(["verify", str(path)])[0] in (0, 1)
+        assert sentences(["convert", "-f", "-d", "17", str(path), str(tmp_path / "o")])[0] in (0, 1)
+    damaged = bytearray(original)
+    for at in (data + 1000, (data + end) // 2, end - 1000):
+        damaged[at] ^= 4
+    path.write_bytes(damaged)
+    assert any(finding.startswith("3 of ") for finding in check([recognise(str(path))]))
+
+
+def test_a_bit_of_the_bitmap_shifts_the_pages_behind_it(sample, tmp_path):
+    bitmap, table, _, _ = places_of(sample)
+    kept_at = (bitmap + table) // 2
+    damaged = bytearray(Path(sample).read_bytes())
+    at = next(at for at in range(kept_at + 1000, table) if damaged[at] == 0xFF)
+    damaged[at] = 0xFE
+    (tmp_path / "vmcore").write_bytes(damaged)
+    findings = check([recognise(str(tmp_path / "vmcore"))])
+    assert any("does not fit the descriptors" in finding for finding in findings)
+
+
+def test_no_room_leaves_what_there_was_room_for(sample, tmp_path, capsys):
+    target = tmp_path / "vmcore"
+    assert convert(["-c", "-L", "4000000", sample, str(target)]) == 1
+    said = capsys.readouterr().err
+    assert "vmcore-incomplete: what there was room for" in said
+    assert "no room within the limit of 4000000 bytes" in said
+    [left] = tmp_path.iterdir()
+    assert left.stat().st_size <= 4_000_000
+    findings = check([recognise(str(left))])
+    assert "marked as incomplete: the machine could not write all of it" in findings
+    assert convert(["-L", "4000000", "-E", sample, str(target)]) == 1
+    assert recognise(str(left)).incomplete
+
+
+def test_a_filtered_elf_file_stays_filtered(sample, original, tmp_path):
+    elf, back = tmp_path / "elf", tmp_path / "back"
+    assert convert(["-E", sample, str(elf)]) == 0
+    assert convert(["-l", str(elf), str(back)]) == 0
+    assert same(content([back]), original)
+
+
+def test_what_is_erased_is_gone(sample, examples, tmp_path, opened):
+    target, elf = tmp_path / "vmcore", tmp_path / "elf"
+    image = ["-x", str(examples / "vmlinux.zst")]
+    things = ("init_task.comm", "saved_command_line size 5", "init_task.cred nullify")
+    erase = [word for thing in things for word in ("--erase", thing)]
+    assert convert(["-c", *image, *erase, sample, str(target)]) == 0
+    lines = b"erase init_task.comm size 16\nerase saved_command_line size 5\n"
+    lines += b"erase init_task.cred nullify\n"
+    assert target.read_bytes().endswith(lines)
+    memory, prog = memory_of([recognise(str(target))]), opened(SAMPLE).dump.prog
+    task = prog["init_task"]
+    assert memory.virtual(task.comm.address_, 16) == b"X" * 16
+    assert memory.virtual(task.cred.address_, 8) == bytes(8)
+    line = prog["saved_command_line"]
+    assert memory.virtual(line.value_(), 8) == b"XXXXX" + line.string_()[5:8]
+    # What was erased before is told, too.
+    assert convert(["-E", str(target), str(elf)]) == 0
+    [note] = [note for note in recognise(str(elf)).notes if note.name == b"ERASEINFO"]
+    assert note.desc == lines
+    again = tmp_path / "again"
+    assert convert(["-z", str(target), str(again)]) == 0
+    assert again.read_bytes().endswith(lines)
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        ("no_such_thing", "no_such_thing"),
+        ("init_task.no_such_member", "no member 'no_such_member'"),
+        ("init_task.stack", "say how many bytes"),
+        ("init_task.comm nullify", "is no pointer"),
+        ("init_task.comm size many", "not SYMBOL[.MEMBER...] [size BYTES[K|M] | nullify]"),
+    ],
+)
+def test_what_cannot_be_erased(sample, opened, request_, sentence):
+    with pytest.raises(CommandError) as failure:
+        erasure(memory_of([recognise(sample)]), opened(SAMPLE).dump.prog, request_)
+    assert sentence in str(failure.value)
 
 
 def test_a_page_that_the_level_keeps_is_missed(sample, tmp_path, capsys):

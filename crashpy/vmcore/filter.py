@@ -113,7 +113,7 @@ class Filter:
         memory = self.memory
         carry = np.zeros(0, np.uint8)  # 1 where an earlier run reaches
         at = 0
-        maps = self.maps() if self._wanted else iter(())
+        maps = self._sound_maps() if self._wanted else iter(())
         step = 1 << 16
         following = next(maps, None)
         while at < memory.max_mapnr:
@@ -137,6 +137,17 @@ class Filter:
                 carry[: len(overflow)] |= overflow
             yield first, end, keep
             at = end
+
+    def _sound_maps(self) -> Iterator[tuple[int, int, int]]:
+        """As maps(). A damaged dump that lacks them is taken as it is, if that was asked for."""
+        try:
+            yield from self.maps()
+        except Unmapped as error:
+            if self.level & ~(self.memory.level | Level.ZERO):
+                raise CommandError(
+                    f"{self.memory.vmcore.path}: cannot filter: its struct pages cannot be found"
+                    f" ({error}): level {int(self.memory.level)} takes what can be read"
+                ) from None
 
     def maps(self) -> Iterator[tuple[int, int, int]]:
         """(first pfn, end pfn, address of its struct page) of each memory section."""

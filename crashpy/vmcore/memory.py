@@ -53,6 +53,7 @@ class Memory:
 
     page_size: int
     max_mapnr: int  # one more than the last pfn
+    level = 0  # the dump level that it was made with, as far as it tells
     filtered: bool  # pages may have been left out when the dump was made
 
     def __init__(self, files: Sequence[Vmcore]) -> None:
@@ -292,6 +293,21 @@ class KdumpMemory(Memory):
     def left_out(self, first: int, end: int) -> Bits:
         return self.stored(first, end) ^ ONE
 
+    def misfits(self) -> Iterator[str]:
+        """What in the bitmaps and the descriptors contradicts itself, in words."""
+        step = 1 << 18
+        if any(
+            (self.stored(low, high) & (self.existed(low, high) ^ ONE)).any()
+            for low in range(0, self.max_mapnr, step)
+            for high in [min(low + step, self.max_mapnr)]
+        ):
+            yield "its bitmaps are damaged: a page that the machine did not have is stored"
+        if any(part.shifted() for part in self.parts):
+            yield (
+                "its bitmap of stored pages does not fit the descriptors of the pages: pages are"
+                " taken for others"
+            )
+
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
         good = np.zeros(len(pfns), bool)
         for part in self.parts:
@@ -325,7 +341,8 @@ class _Part:
         self._blocks: dict[int, tuple[NDArray[np.int64], NDArray[Any]]] = {}
         self._lock = threading.Lock()
         self._description = page_desc(header.order)
-        self._data_at = header.descriptors_offset + int(self._counts[-1]) * DESCRIPTOR
+        self.stored = int(self._counts[-1])  # pages
+        self._data_at = header.descriptors_offset + self.stored * DESCRIPTOR
 
     def bits(self, which: int, first: int, end: int) -> Bits:
         low = first // 8
@@ -363,6 +380,20 @@ class _Part:
         raw = self.file.read(where, int(bits.sum()) * DESCRIPTOR)
         table = np.frombuffer(raw[: len(raw) - len(raw) % DESCRIPTOR], self._description)
         return np.cumsum(bits, dtype=np.int64) * bits, table
+
+    def shifted(self) -> bool:
+        """Whether there are more or fewer descriptors than set bits.
+
+        The data begins where the descriptors end: at the least of their offsets, among the
+        first of them but for a page of zeroes that all share.
+        """
+        raw = self.file.read(self.header.descriptors_offset, min(4096, self.stored) * DESCRIPTOR)
+        table = np.frombuffer(raw[: len(raw) - len(raw) % DESCRIPTOR], self._description)
+        offsets = table["offset"][table["offset"] > 0]
+        if not len(offsets):
+            return False
+        gap = int(offsets.min()) - self._data_at
+        return gap < 0 or (0 < gap < self.header.block_size and gap % DESCRIPTOR == 0)
 
     def descriptors(self, pfns: NDArray[np.int64]) -> NDArray[Any]:
         """A page_desc for each pfn (ascending); offset 0 for those that the file lacks."""

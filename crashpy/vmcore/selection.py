@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crashpy.vmcore.filter import Filter
-from crashpy.vmcore.memory import KdumpMemory, Memory
+from crashpy.vmcore.memory import Memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,9 +89,7 @@ def select(memory: Memory, level: int) -> Selection:
         existed[first // 8 : -(-end // 8)] = np.packbits(there, bitorder="little").tobytes()
         keep &= memory.left_out(first, end) ^ 1
         kept[first // 8 : -(-end // 8)] = np.packbits(keep, bitorder="little").tobytes()
-    if isinstance(memory, KdumpMemory):
-        level |= memory.level
-    return Selection(memory, asked, level, existed, kept, chosen.tally.pages)
+    return Selection(memory, asked, level | memory.level, existed, kept, chosen.tally.pages)
 
 
 def split_ranges(selection: Selection, parts: int) -> list[tuple[int, int]]:

@@ -89,7 +89,8 @@ class FlattenedSink:
 
 def unflatten(source: FlattenedFile, sink: FileSink) -> None:
     """Put a flattened dump's records where they belong."""
-    for start, end, at in source.extents:
+    for start, last, at in source.extents:
+        end = min(last, start + source.inner.size - at)  # the last record may be cut short
         sink.make_room(end)
         while start < end:
             done = _copied(source.inner.fd, sink.fd, at, start, min(end - start, CHUNK))
