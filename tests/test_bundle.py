@@ -188,6 +188,16 @@ def test_beside_a_saved_dump(examples: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in saved.rglob("*.ko")} == before
 
 
+@pytest.mark.parametrize("name", ["dump.202611240239", "vmcore.flat", "of-my-own"])
+def test_a_dump_keeps_its_name_where_it_is(small: Contents, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "source"
+    (source / "vmcore").rename(source / name)
+    small.parts[0] = replace(small.parts[0], path=source / name)
+    write_folder(small, source)
+    assert bundle.main(["--check", str(source)]) == 0
+    assert not (source / "vmcore").exists()
+
+
 def test_it_does_not_scatter_files_over_a_folder_of_many(
     examples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

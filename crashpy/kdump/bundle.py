@@ -24,6 +24,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, BinaryIO, Protocol
 
@@ -274,7 +275,7 @@ def write_folder(
     own = folder.is_dir() and folder.samefile(contents.parts[0].path.absolute().parent)
     _room_for(contents, folder if own else folder.absolute().parent)
     if own:
-        deliver(contents, FolderCarrier(folder), progress)
+        deliver(_in_place(contents, folder), FolderCarrier(folder), progress)
         _sync(folder)
         return
     if folder.exists():
@@ -295,6 +296,15 @@ def write_folder(
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _in_place(contents: Contents, folder: Path) -> Contents:
+    """What lies in the folder already keeps its name."""
+    parts = [
+        replace(part, name=part.path.name) if part.path.parent.samefile(folder) else part
+        for part in contents.parts
+    ]
+    return replace(contents, parts=parts)
 
 
 def _sync(folder: Path) -> None:

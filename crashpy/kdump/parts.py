@@ -87,6 +87,7 @@ def _dump_parts(dump: Dump) -> Iterator[Part]:
     noted = sums.beside(folder)
     for number, path in enumerate(files, 1):
         name = "vmcore" if len(files) == 1 else f"vmcore{number}"
+        name = path.name if kind(path.name) == "dump" else name
         what = "the dump" if len(files) == 1 else f"part {number} of the dump"
         yield Part(name, path, what, saved_as=noted.get(path.name, ""))
     for path in sorted(folder.iterdir()):
