@@ -41,6 +41,7 @@ LENGTHS = {
     "__per_cpu_offset": ROOM,
     "node_data": "node_data",
     "mem_section": "mem_section",
+    "linux_banner": "",  # one file declares it so, another one defines it
 }
 LONG = 8  # letters of a name
 # Read by drgn's C code, so that no Python source names them.
@@ -108,7 +109,8 @@ def names_of(path: str) -> tuple[set[str], set[str], set[str]]:
         if head >> 32 & 15 == STT_OBJECT and 0 < head >> 48 < SHN_ABS:
             (shared if head >> 36 & 15 == STB_GLOBAL else own)[elf.name(index)] += 1
     once = {name for name, count in own.items() if count == 1 and not name.startswith("__")}
-    return _sensible(shared), _sensible(once - shared.keys()), own.keys() - once
+    several = (own.keys() - once) | (own.keys() & shared.keys())
+    return _sensible(shared), _sensible(once - shared.keys()), several
 
 
 def _sensible(names: Iterable[str]) -> set[str]:
@@ -187,7 +189,7 @@ def main(paths: list[str]) -> int:
     everywhere = set.intersection(*(own for _, own, _ in known))
     somewhere = set().union(*(own for _, own, _ in known)) - shared
     own = everywhere | {name for name in somewhere if _says_whose(name)}
-    names = shared | own.difference(*(several for _, _, several in known))
+    names = (shared | own).difference(*(several for _, _, several in known))
     for path in paths:
         prog = described(path)
         for name, text in variables(prog, names).items():
