@@ -152,7 +152,7 @@ def _writes(parser: argparse.ArgumentParser) -> None:
 
 def _install(asked: argparse.Namespace) -> int:
     from crashpy.kdump.capture.hooks import builder, install
-    from crashpy.kdump.setup import carry_out
+    from crashpy.kdump.setup.asking import carry_out
 
     system = _system(asked)
     plan = install(
@@ -169,7 +169,7 @@ def _uninstall_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _uninstall(asked: argparse.Namespace) -> int:
     from crashpy.kdump.capture.hooks import uninstall
-    from crashpy.kdump.setup import carry_out
+    from crashpy.kdump.setup.asking import carry_out
 
     system = _system(asked)
     return carry_out(system, uninstall(system), asked)
