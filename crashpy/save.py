@@ -175,13 +175,22 @@ def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, list[str]]:
             identity=login.identity or next((key for key in keys if Path(key).exists()), None),
             host_key=login.host_key or plan.host_key or None,
         )
-        if plan.compression:
-            _say(asked, f"compression={plan.compression}: the pages are packed already")
+        for sentence in _passed_over(plan):
+            _say(asked, sentence)
     else:
         plan = SavePlan(target=Url("file", "/"), free_bytes=FREE_MIB << 20)
     if url:
         plan = replace(plan, target=parse(url if "://" in url else str(Path(url).absolute())))
     return _with_options(asked, plan), login, cores or [CORE]
+
+
+def _passed_over(plan: SavePlan) -> Iterator[str]:
+    """What the configuration wants, and save does not do."""
+    if plan.compression:
+        yield f"compression={plan.compression}: the pages are packed already"
+    for what in ("before", "after", "transfer"):
+        if getattr(plan, what):
+            yield f"{what}: only the capture environment runs {getattr(plan, what)}"
 
 
 def _config(root: str) -> Config:

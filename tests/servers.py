@@ -229,7 +229,7 @@ def vsftpd(*, tls: bool = False) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def smbd() -> Iterator[Server]:
-    """One share, `crash`."""
+    """Two shares: `crash`, and `public` for guests."""
     need("smbd", "smbpasswd", "unshare")
     port = free_port()
     with _folder() as base:
@@ -240,7 +240,7 @@ def smbd() -> Iterator[Server]:
             "[global]\nserver role = standalone server\ninterfaces = lo\n"
             f"bind interfaces only = yes\nsmb ports = {port}\ndisable netbios = yes\n"
             "disable spoolss = yes\nload printers = no\nprintcap name = /dev/null\n"
-            "map to guest = never\nlog level = 0\n"
+            "map to guest = bad user\nlog level = 0\n"
             + "".join(
                 f"{'private dir' if name == 'private' else f'{name} directory'} = {base}/{name}\n"
                 for name in folders
@@ -249,6 +249,8 @@ def smbd() -> Iterator[Server]:
             + f"ncalrpc dir = {base}/ncalrpc\n"
             f"[crash]\npath = {base}/root\nread only = no\nstrict allocate = no\n"
             "create mask = 0600\ndirectory mask = 0700\n"
+            f"[public]\npath = {base}/root/open\nread only = no\nguest ok = yes\n"
+            f"force user = {USER}\n"
         )
         (base / "password").write_text(f"{PASSWORD}\n{PASSWORD}\n")
         add = f"smbpasswd -c {{base}}/conf -s -a {USER} <{{base}}/password >/dev/null\n"

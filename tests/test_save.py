@@ -297,6 +297,20 @@ def test_what_differs_is_found(run: Run, there: Path, monkeypatch: pytest.Monkey
     assert not list(there.glob("*/vmcore*"))
 
 
+def test_two_at_a_time(run: Run, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody makes the folder that we are about to make."""
+    make = FileTarget.make_folder
+
+    def late(self: FileTarget, folder: str) -> None:
+        if not list(there.iterdir()):
+            make(self, folder)
+        make(self, folder)
+
+    monkeypatch.setattr(FileTarget, "make_folder", late)
+    status, out, _ = run("save", "--no-verify", CORE, there)
+    assert (status, out.strip()[-2:]) == (0, ".2")
+
+
 # Room
 
 
@@ -401,10 +415,30 @@ def test_truncated_core(run: Run, there: Path, tmp_path: Path, flattened: bool) 
     assert re.search(r"\d+ pages could not be read; the others are saved in", sentence)
     assert "Traceback" not in err
     (readme,) = there.glob("*/README.txt")
-    text = readme.read_text()
-    assert re.search(r"Note: \d+ pages could not be read\n", text)
-    assert "Note: nothing is left out, as the pages cannot be told" in text
+    assert re.search(r"Note: \d+ pages could not be read\n", readme.read_text())
     assert not list(there.glob("*/*-incomplete"))
+
+
+def test_core_that_cannot_be_filtered(run: Run, there: Path, tmp_path: Path) -> None:
+    """Better all of it than nothing."""
+    core = tmp_path / "core"
+    claim_level_0(core)
+    os.truncate(core, core.stat().st_size * 2 // 3)
+    status, _, err = run("save", core, there)
+    assert status == 1
+    assert "nothing is left out, as the pages cannot be told" in err
+    (readme,) = there.glob("*/README.txt")
+    text = readme.read_text()
+    assert "Note: nothing is left out, as the pages cannot be told" in text
+    assert "Dump level: 0\n" in text
+    assert len(list(there.glob("*/vmcore"))) == 1
+
+
+def claim_level_0(path: Path) -> None:
+    """The sample, its header telling a lie about its dump level."""
+    data = bytearray(CORE.read_bytes())
+    data[4096 + 8] = 0
+    path.write_bytes(data)
 
 
 def test_flipped_bits(run: Run, there: Path, tmp_path: Path) -> None:
@@ -482,7 +516,7 @@ CONFIGURATIONS = {
     "suse": (
         "etc/sysconfig/kdump",
         'KDUMP_SAVEDIR="{there}"\nKDUMP_DUMPLEVEL="17"\nKDUMP_DUMPFORMAT="zstd"\n'
-        'KDUMP_KEEP_OLD_DUMPS="-1"\n',
+        'KDUMP_KEEP_OLD_DUMPS="-1"\nKDUMP_PRESCRIPT="/bin/false"\n',
         "ID=sles",
     ),
     "rhel": (
@@ -506,8 +540,10 @@ def test_settings_of_the_machine(run: Run, there: Path, tmp_path: Path, dialect:
     (root / name).write_text(text.format(there=there))
     (root / "etc/os-release").write_text(release + "\n")
     for _ in range(2):
-        status, out, _ = run("save", f"--config={root}", CORE)
+        status, out, err = run("save", f"--config={root}", CORE)
         assert status == 0
+    if dialect == "suse":
+        assert "before: only the capture environment runs /bin/false\n" in err
     readme = Path(out.strip(), "README.txt").read_text()
     assert out.startswith(f"{there}/")
     assert "Dump format: zstd\n" in readme
@@ -548,9 +584,7 @@ def test_makedumpfile_writes(run: Run, there: Path, tmp_path: Path) -> None:
     """Level 1 asks for no page's type: every version will do."""
     installed()
     core = tmp_path / "core"
-    data = bytearray(CORE.read_bytes())
-    data[4096 + 8] = 0  # the dump level that its header tells
-    core.write_bytes(data)
+    claim_level_0(core)
     words = ["save", "-q", "--no-verify", "--engine", "makedumpfile", "-d", "1", core, there]
     assert run(*words) == (0, "", "")
     (dump,) = there.glob("*/vmcore")

@@ -200,6 +200,17 @@ def test_server_that_hangs(protocol: str, monkeypatch: pytest.MonkeyPatch) -> No
             written(stream, data, 50)
 
 
+def test_guest(places: Places) -> None:
+    where = places["cifs"]
+    with open_target(parse(f"cifs://127.0.0.1:{where.server.port}/public")) as target:
+        target.store("x", b"hello")
+        assert b"".join(target.read("x")) == b"hello"
+    assert (
+        "permission denied"
+        in refusal(f"cifs://127.0.0.1:{where.server.port}/crash", Login()).lower()
+    )
+
+
 def test_ftp_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     with servers.vsftpd(tls=True) as server:
         where = Place("ftp", server)

@@ -21,7 +21,7 @@ from crashpy.command import CommandError
 from crashpy.kdump.logins import environment
 from crashpy.vmcore.codecs import codec
 from crashpy.vmcore.files import FLATTENED
-from crashpy.vmcore.memory import KdumpMemory, Memory, Unmapped
+from crashpy.vmcore.memory import Memory, Unmapped
 from crashpy.vmcore.selection import Selection, select
 from crashpy.vmcore.sinks import Sink
 from crashpy.vmcore.write import Progress, write_elf, write_kdump
@@ -62,8 +62,7 @@ def _everything(memory: Memory) -> Selection:
         for bits, into in ((memory.existed, existed), (memory.stored, kept)):
             packed = np.packbits(bits(low, high), bitorder="little")
             into[low // 8 : -(-high // 8)] = packed.tobytes()
-    level = memory.level if isinstance(memory, KdumpMemory) else 0
-    return Selection(memory, 0, level, existed, kept)
+    return Selection(memory, 0, memory.level, existed, kept)
 
 
 def native(

@@ -79,8 +79,7 @@ class Saving:
     def save_to(self, target: Target) -> str:
         """The folder that the dump is in then. Raises CommandError."""
         level, _ = self._level_that_fits(target)
-        folder = self._folder(target)
-        target.make_folder(folder)
+        folder = self._new_folder(target)
         told = self._about(target, level)
         try:
             told = replace(told, dmesg=self._save_log(target, folder))
@@ -149,6 +148,18 @@ class Saving:
             there = set()
         numbered = (f"{name}.{number}" for number in range(2, 1000))
         return name if name not in there else next(n for n in numbered if n not in there)
+
+    def _new_folder(self, target: Target) -> str:
+        for _ in range(10):
+            folder = self._folder(target)
+            try:
+                target.make_folder(folder)
+            except CommandError:
+                if folder not in target.names():
+                    raise
+                continue  # somebody else was faster
+            return folder
+        raise CommandError(f"{target.url}: others make the same folders there")
 
     def _tag(self, target: Target) -> str:
         """What the names of this machine's dumps start with on a server."""

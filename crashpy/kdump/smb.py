@@ -98,11 +98,14 @@ class SmbTarget(Target):
         user = url.user or login.user
         if user and login.domain:
             user = f"{login.domain}\\{user}"
+        if not user:  # guests have no key to sign with, nor to check the negotiation by
+            self._smb.ClientConfig(require_secure_negotiate=False)
         self._smb.register_session(
             url.host,
             username=user or "guest",
             password=(url.password if url.password is not None else login.password) or "",
             connection_timeout=PATIENCE,
+            require_signing=bool(user),
             **self._options,
         )
         if not stat.S_ISDIR(self._smb.stat(self.path(""), **self._options).st_mode):

@@ -128,7 +128,7 @@ def _key(text: str) -> paramiko.PKey:
     except (binascii.Error, UnicodeDecodeError, ValueError, paramiko.SSHException):
         raise CommandError("the host key is none: give its type and its base64 text") from None
     except paramiko.pkey.UnknownKeyType:
-        raise CommandError(f"the host key is of an unknown type: {kind}") from None
+        raise CommandError(f"the host key is of an unknown type: {kind or 'none'}") from None
 
 
 class SftpTarget(Target):

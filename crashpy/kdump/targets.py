@@ -385,17 +385,15 @@ class FileTarget(Target):
 
     @explained
     def make_folder(self, folder: str) -> None:
-        (self._folder / folder).mkdir(0o700)
+        path = self._folder / folder
+        path.mkdir(0o700)
+        _sync_folder(path.parent)
 
     @explained
     def rename(self, old: str, new: str) -> None:
         path = self._folder / new
         (self._folder / old).rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
 
     @explained
     def remove(self, file: str) -> None:
@@ -414,6 +412,15 @@ class FileTarget(Target):
             source.seek(offset)
             while data := source.read(min(CHUNK, most or CHUNK)):
                 yield data
+
+
+def _sync_folder(path: Path) -> None:
+    """Make last what the folder's files are called."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _entry(path: Path) -> Entry:
@@ -439,6 +446,8 @@ class _Local:
     @explained
     def finish(self) -> None:
         os.fsync(self._file.fileno())
+        # whoever reads it back shall see what the disk has
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         self._file.close()
 
     def give_up(self, *, keep: bool = False) -> None:
