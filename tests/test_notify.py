@@ -144,17 +144,18 @@ def test_a_certificate_that_is_not_trusted(
 # Servers that refuse
 
 
-def test_login(certificate: Path, crash: Path, run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["me", "mé"])
+def test_login(certificate: Path, crash: Path, run: Run, tmp_path: Path, name: str) -> None:
     password = tmp_path / "password"
     password.write_text(f"{SECRET}\n")
-    with mailservers.fake(certificate, login=("me", SECRET)) as server:
+    with mailservers.fake(certificate, login=(name, SECRET)) as server:
         status, _, said = run(
             *(crash, "--server", f"localhost:{server.port}", "--ca-file", str(certificate)),
-            *("--user", "me", "--password-file", str(password)),
+            *("--user", name, "--password-file", str(password)),
             *("--to", "a@x.test", "--to", "b@x.test", "--cc", "c@x.test"),
         )
         assert (status, said) == (0, "")
-        assert server.logins == [("me", SECRET)]
+        assert server.logins == [(name, SECRET)]
         assert server.encrypted == [True]
         ((recipients, mail),) = server.mails
     assert recipients == ["a@x.test", "b@x.test", "c@x.test"]
@@ -164,14 +165,26 @@ def test_login(certificate: Path, crash: Path, run: Run, tmp_path: Path) -> None
     assert "[    2.1] last" in mail.get_content()
 
 
+def test_a_server_without_login(
+    postfix: Postfix, certificate: Path, crash: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(notify.PASSWORD, SECRET)
+    words = ("--server", f"localhost:{postfix.port}", "--ca-file", str(certificate))
+    status, _, said = run(crash, *words, "--user", "me", "--to", postfix.address)
+    assert status == 1
+    assert "the server cannot do it: SMTP AUTH extension not supported by server" in said
+    assert not marker(crash).exists()
+
+
+@pytest.mark.parametrize("user", ["me", "mé"])
 def test_wrong_password(
-    certificate: Path, crash: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    certificate: Path, crash: Path, run: Run, monkeypatch: pytest.MonkeyPatch, user: str
 ) -> None:
     monkeypatch.setattr("crashpy.kdump.notify._password", lambda *_: SECRET)
     with mailservers.fake(certificate, login=("me", "other")) as server:
         status, _, said = run(
             *(crash, "--server", f"localhost:{server.port}", "--ca-file", str(certificate)),
-            *("--user", "me", "--to", "a@x.test"),
+            *("--user", user, "--to", "a@x.test"),
         )
         assert status == 1
         assert "wrong user or password (535)" in said

@@ -9,6 +9,7 @@ when the mail server has accepted the mail, not before.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import fcntl
 import os
@@ -197,7 +198,7 @@ def send(message: EmailMessage, letterbox: Letterbox) -> dict[str, str]:
         with _explaining(letterbox, Unreachable):
             _secure(server, letterbox)
             if letterbox.user:
-                server.login(letterbox.user, letterbox.password)
+                _log_in(server, letterbox.user, letterbox.password)
         with _explaining(letterbox, CommandError):
             refused = server.send_message(message)
         with contextlib.suppress(smtplib.SMTPException, OSError):
@@ -205,6 +206,17 @@ def send(message: EmailMessage, letterbox: Letterbox) -> dict[str, str]:
     finally:
         server.close()
     return {address: _reply(*answer) for address, answer in refused.items()}
+
+
+def _log_in(server: smtplib.SMTP, user: str, password: str) -> None:
+    """smtplib's own knows ASCII alone; UTF-8 is what RFC 4616 has for the rest."""
+    if (user + password).isascii():
+        server.login(user, password)
+        return
+    secret = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
+    code, answer = server.docmd("AUTH", f"PLAIN {secret}")
+    if code != 235:
+        raise smtplib.SMTPAuthenticationError(code, answer)
 
 
 def _submit(message: EmailMessage, letterbox: Letterbox) -> None:
@@ -240,7 +252,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, smtplib.SMTPAuthenticationError):
         return f"wrong user or password ({error.smtp_code})"
     if isinstance(error, smtplib.SMTPNotSupportedError):
-        return "the server offers no login that is known here"
+        return f"the server cannot do it: {error}"
     if isinstance(error, smtplib.SMTPServerDisconnected):
         silent = "timed out" in str(error)
         return "the server does not answer" if silent else "the server broke the connection"
