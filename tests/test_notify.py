@@ -19,6 +19,7 @@ from mailservers import DOMAIN, Postfix
 from crashpy.kdump import notify
 from crashpy.kdump.inventory import dumps_below
 from crashpy.kdump.report import SAVED, Report, readme
+from crashpy.kdump.system import System
 from crashpy.kdump.targets import open_target
 from crashpy.kdump.urls import Url
 
@@ -527,16 +528,29 @@ def test_what_looks_into_the_dump_knows_no_password(
 # Settings
 
 
-def test_settings_of_the_machine(crash: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crashpy.kdump.plan import Mail, SavePlan
-
-    with mailservers.fake() as server:
-        own = Mail(f"localhost:{server.port}", "", "", ("boss@x.test",), ("team@x.test",))
-        plan = SavePlan(target=Url("file", str(crash)), mail=own)
-        monkeypatch.setattr(notify, "save_plan", lambda _: plan)
-        monkeypatch.setattr(notify.Config, "read", lambda _: None)
+def test_settings_of_the_machine(
+    certificate: Path, crash: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SUSE's own file; its words have no certificates: those of the system are trusted."""
+    file = tmp_path / "etc" / "sysconfig" / "kdump"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(notify, "System", lambda: System(tmp_path))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with mailservers.fake(certificate, login=("me", SECRET)) as server:
+        file.write_text(
+            f'KDUMP_SAVEDIR="{crash}"\nKDUMP_SMTP_SERVER="localhost:{server.port}"\n'
+            f'KDUMP_SMTP_USER="me"\nKDUMP_SMTP_PASSWORD="{SECRET}"\n'
+            'KDUMP_NOTIFICATION_TO="boss@x.test"\nKDUMP_NOTIFICATION_CC="a@x.test b@x.test"\n'
+        )
         assert run(crash)[0] == 0
-        assert [recipients for recipients, _ in server.mails] == [["boss@x.test", "team@x.test"]]
+        assert server.logins == [("me", SECRET)]
+        ((recipients, _),) = server.mails
+        assert recipients == ["boss@x.test", "a@x.test", "b@x.test"]
+        # another server is not told this one's password
+        for user in ("me", "you"):
+            status, _, said = run(crash, "--again", "--server", "localhost:1", "--user", user)
+            assert status == 1
+            assert f"no password for {user}" in said
 
 
 @pytest.mark.parametrize(

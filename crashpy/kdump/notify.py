@@ -462,7 +462,8 @@ def _password(asked: argparse.Namespace, own: Mail) -> str:
         return Path(asked.password_file).read_text().rstrip("\n")
     if PASSWORD in os.environ:
         return os.environ[PASSWORD]
-    if asked.user and asked.user != own.user:
+    others = asked.server not in (None, own.server)  # whose server has no business with ours
+    if asked.user and (others or asked.user != own.user):
         raise CommandError(f"no password for {asked.user}: --password-file, or ${PASSWORD}")
     return own.password
 
