@@ -18,14 +18,15 @@ from pathlib import Path
 
 from vm.kernels import Kernel
 
+import crashpy
 from crashpy.kdump.capture import parts
 from crashpy.kdump.capture.cpio import Archive
 from crashpy.kdump.system import System
 
 READY = "MACHINE-READY"
 HOST = "10.0.2.2"  # this machine's loopback, as the guest's network shows it
-BOOT_SECONDS = 120
-CAPTURE_SECONDS = 300
+BOOT_SECONDS = 200
+CAPTURE_SECONDS = 400
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -119,6 +120,10 @@ class Tree:
         for tool in ("kexec", "makedumpfile"):
             parts.add_program(archive, f"/usr/sbin/{tool}", str(System().tool(tool)))
         parts.add_python(archive, [*PRODUCTION], docstrings=True)
+        for path in ROOT.rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                place = path.relative_to(ROOT)
+                archive.copy(f"{parts.home()}/crashpy/{place}", path)
         script = '#!/bin/sh\nPYTHONHOME=/usr exec python3 -S -m crashpy "$@"\n'
         archive.file("/usr/bin/crashpy", script, 0o755)
         with subprocess.Popen(
@@ -138,7 +143,7 @@ class Tree:
     def crashpy(self, *words: str) -> str:
         """`crashpy VERB VERB --root` of the machine's files; what it said."""
         verb, *rest = words
-        command = [sys.executable, "-m", "crashpy", verb, rest[0], "--root", str(self.root)]
+        command = [sys.executable, "-P", "-m", "crashpy", verb, rest[0], "--root", str(self.root)]
         done = subprocess.run([*command, *rest[1:]], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -151,21 +156,22 @@ class Tree:
         )  # fmt: skip
 
 
-# What the machine's own Python runs: crashpy's verbs.
+def _every_module(package: str, folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        yield ".".join((package, *parts))
+
+
+# What the machine's own Python has: all of crashpy, and what others import late.
+ROOT = Path(crashpy.__file__).parent
 PRODUCTION = (
-    "crashpy.__main__",
-    "crashpy.cli",
-    "crashpy.kdump.setup",
-    "crashpy.kdump.bootloader",
-    "crashpy.kdump.check",
-    "crashpy.kdump.kexec",
-    "crashpy.kdump.services",
-    "crashpy.kdump.size",
-    "crashpy.kdump.reboot",
-    "crashpy.kdump.notify",
-    "crashpy.kdump.inventory",
-    "crashpy.kdump.status",
+    *_every_module("crashpy", ROOT),
+    *_every_module("crashpy.commands", ROOT.parent / "commands"),
+    "drgn.helpers.linux",
+    "drgn.helpers.common",
     "encodings.idna",
+    "_strptime",
 )
 
 

@@ -11,6 +11,7 @@ from vm.kernels import Kernel
 from crashpy.kdump.capture.parts import module_name, unpacked
 
 CRASH = bytes.fromhex("31c0 8900")  # xor %eax,%eax; mov %eax,(%rax)
+SIGNED = b"~Module signature appended~\n"
 ENDBR, CALL = b"\xf3\x0f\x1e\xfa", 0xE8
 CANDIDATES = ("dummy", "crc_itu_t", "crc7", "libcrc32c", "loop", "veth")
 
@@ -40,7 +41,8 @@ def _patched(data: bytes) -> bytes | None:
     at += 5 * (data[code + at] == CALL)  # of __fentry__, which ftrace patches
     if _relocated(data, sections, index, at, at + len(CRASH)):
         return None
-    return data[: code + at] + CRASH + data[code + at + len(CRASH) :]
+    patched = data[: code + at] + CRASH + data[code + at + len(CRASH) :]
+    return patched.removesuffix(SIGNED)  # unsigned it is let in, with a wrong signature not
 
 
 def _sections(data: bytes) -> list[tuple[int, ...]]:

@@ -182,7 +182,6 @@ for name, module in sorted(found.items()):
     else:
         extensions.append([str(place.parent.relative_to(target) / os.path.basename(file)), file])
 print(json.dumps({
-    "version": "%d.%d" % sys.version_info[:2],
     "program": os.path.realpath(sys.executable),
     "folders": sys.path,
     "extensions": extensions,
@@ -194,33 +193,37 @@ print(json.dumps({
 class Interpreter:
     """What the collector said."""
 
-    version: str
     program: str
     folders: list[str]
     extensions: list[tuple[str, str]]
+
+
+def home() -> str:
+    """Where this interpreter's modules are in what it was added to."""
+    return f"{HOME}/python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def add_python(archive: Archive, modules: Sequence[str], *, docstrings: bool = False) -> None:
     """This interpreter as /usr/bin/python3, with what the modules import and nothing else."""
     with tempfile.TemporaryDirectory(prefix="crashpy-capture-") as folder:
         found = _collect(Path(folder), modules, docstrings)
-        home = f"{HOME}/python{found.version}"
+        place = home()
         for path in Path(folder).rglob("*.pyc"):
-            archive.file(f"{home}/{path.relative_to(folder)}", path.read_bytes())
-        archive.folder(f"{home}/lib-dynload")  # by this folder it is known as a library
+            archive.file(f"{place}/{path.relative_to(folder)}", path.read_bytes())
+        archive.folder(f"{place}/lib-dynload")  # by this folder it is known as a library
         archive.file("/usr/bin/python3", stripped(found.program), 0o755)
         for library in libraries(found.program):
             archive.file(library, stripped(library), 0o755)
-        for place, file in found.extensions:
-            needed = {lib: _relocated(lib, found.folders, home) for lib in libraries(file)}
+        for name, file in found.extensions:
+            needed = {lib: _relocated(lib, found.folders, place) for lib in libraries(file)}
             # strip(1) damages what was patched to find the libraries of its own package
-            patched = any(library != name for library, name in needed.items())
+            patched = any(library != moved for library, moved in needed.items())
             archive.file(
-                f"{home}/{place}", Path(file).read_bytes() if patched else stripped(file), 0o755
+                f"{place}/{name}", Path(file).read_bytes() if patched else stripped(file), 0o755
             )
-            for library, name in needed.items():
-                if name not in archive.entries:
-                    archive.copy(name, Path(library), 0o755)
+            for library, moved in needed.items():
+                if moved not in archive.entries:
+                    archive.copy(moved, Path(library), 0o755)
 
 
 def _collect(folder: Path, modules: Sequence[str], docstrings: bool) -> Interpreter:

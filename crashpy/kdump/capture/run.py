@@ -38,6 +38,8 @@ def run(core: str, system: System | None = None) -> int:
         return _complain(str(error))
     except OSError as error:
         return _complain(f"{error.filename or core}: {error.strerror}")
+    except ImportError as error:
+        return _complain(f"the capture environment was built without {error.name}")
     except MemoryError:
         return _complain("there is not enough memory: more must be reserved")
     return 0

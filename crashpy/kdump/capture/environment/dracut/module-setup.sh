@@ -10,10 +10,12 @@ depends() {
     echo base
 }
 
-
 install() {
-    # shellcheck disable=SC2154
-    crashpy capture stage "$initdir" --kernel "$kernel" || return 1
+    # An image without it would save nothing, and dracut goes on without a module that fails.
+    ${CRASHPY:-COMMAND} capture stage "$initdir" --kernel "$kernel" || {
+        dfatal "crashpy: nothing was built"
+        kill "$$"
+    }
     inst_hook cmdline 01 "$moddir/cmdline.sh"
     inst_hook pre-mount 01 "$moddir/capture.sh"
 }
