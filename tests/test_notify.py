@@ -148,7 +148,8 @@ def test_a_certificate_that_is_not_trusted(
 @pytest.mark.parametrize("name", ["me", "mé"])
 def test_login(certificate: Path, crash: Path, run: Run, tmp_path: Path, name: str) -> None:
     password = tmp_path / "password"
-    password.write_text(f"{SECRET}\n")
+    password.touch(0o600)
+    password.write_text(f"{SECRET}\nmore\n")
     with mailservers.fake(certificate, login=(name, SECRET)) as server:
         status, _, said = run(
             *(crash, "--server", f"localhost:{server.port}", "--ca-file", str(certificate)),
@@ -561,6 +562,7 @@ def test_settings_of_the_machine(
         (("--to", "a@x.test\nBcc: b@x.test"), "one line"),
         (("--to", "a@x.test", "--user", "me"), "no password for me"),
         (("--to", "a@x.test", "--user", "me", "--password-file", "/nonexistent"), "No such file"),
+        (("--to", "a@x.test", "--user", "me", "--password-file", "/etc/hostname"), "chmod 600"),
         (("--to", "a@x.test", "--server", "x y"), "not HOST or HOST:PORT"),
         (("--to", "a@x.test", "--server", "x:99999"), "no such port"),
         (("--to", "a@x.test", "--smtp-tls", "required", "--ca-file", "/etc/hostname"), "port"),

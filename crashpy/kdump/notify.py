@@ -459,7 +459,10 @@ def _place(server: str) -> tuple[str, int | None]:
 
 def _password(asked: argparse.Namespace, own: Mail) -> str:
     if asked.password_file:
-        return Path(asked.password_file).read_text().rstrip("\n")
+        path = Path(asked.password_file)
+        if path.stat().st_mode & 0o077:
+            raise CommandError(f"{path}: others can read it: chmod 600 it")
+        return path.read_text().partition("\n")[0]
     if PASSWORD in os.environ:
         return os.environ[PASSWORD]
     others = asked.server not in (None, own.server)  # whose server has no business with ours
