@@ -10,7 +10,8 @@ import pytest
 from trees import Tree
 
 from crashpy.command import CommandError
-from crashpy.kdump import bootloader, kexec, proof, services
+from crashpy.kdump import bootloader, kexec, policies, proof, services
+from crashpy.kdump.capture import memory
 from crashpy.kdump.check import check
 from crashpy.kdump.config import Config
 from crashpy.kdump.plan import Edit, Plan
@@ -280,6 +281,35 @@ def test_the_estimate_adds_up(tree):
     assert advise("estimate", tree.system, "x86_64", 8 * GIB).values == ("160M",)
 
 
+def test_what_was_measured(tree, monkeypatch):
+    tree.machine()
+    monkeypatch.setattr(policies, "_way", lambda _: ("makedumpfile", "file"))
+    advice = advise("measured", tree.system, "x86_64", 64 * GIB)
+    parts = memory.need_mib("makedumpfile", "file", 64 * GIB)
+    size = sum(mib for _, mib in parts)
+    assert 0 <= int(advice.values[0].removesuffix("M")) - size < 32
+    assert advice.why == tuple(f"{mib} MiB: {what}" for what, mib in parts)
+    large = advise("measured", tree.system, "x86_64", 4096 * GIB)
+    assert int(large.values[0].removesuffix("M")) > size
+    with pytest.raises(Refused, match="nothing was measured on s390x"):
+        advise("measured", tree.system, "s390x", 8 * GIB)
+    monkeypatch.setattr(policies, "_way", lambda _: ("abacus", "file"))
+    with pytest.raises(Refused, match="abacus was never measured saving by file"):
+        advise("measured", tree.system, "x86_64", 8 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("setting", "protocol"), [("/var/crash", "file"), ("sftp://joe@server/x", "sftp")]
+)
+def test_it_was_measured_for_each_way_of_saving(tree, setting, protocol):
+    tree.machine()
+    tree.suse(f'KDUMP_SAVEDIR="{setting}"\n')
+    engine, way = policies._way(tree.system)
+    assert way == protocol
+    assert engine in ("native", "makedumpfile")
+    assert engine == "native" or protocol == "file"
+
+
 def test_terms_are_explained():
     [first, second] = explain(["2G-64G:256M,64G-:512M"], 8 * GIB)
     assert first == (
@@ -296,7 +326,7 @@ def test_size_on_the_command_line(tree, capsys):
     assert tree.setup("size", "--policy", "seven") == 3
     assert capsys.readouterr().err == (
         'crashpy setup size: "seven" is not a policy: there are guide, rhel, suse, ubuntu,'
-        " debian, estimate\n"
+        " debian, estimate, measured\n"
     )
     assert tree.setup("size", "--memory", "lots") == 3
     assert capsys.readouterr().err == 'crashpy setup size: "lots" is not a size such as 256M\n'

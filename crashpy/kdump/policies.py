@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from crashpy.command import CommandError
 from crashpy.kdump.dialects.base import capture_initrd
 from crashpy.kdump.size import GIB, MIB, parse_size, shown
 from crashpy.kdump.system import Refused, System
@@ -159,11 +160,43 @@ def _estimate(system: System, machine: str, memory: int | None) -> Advice:
     parts = list(need(system, machine))
     total = sum(size for _, size in parts)
     why = [f"{shown(size)} {what}" for what, size in parts]
-    step = 32 * MIB
-    size = -(-total // step) * step
-    if memory is not None and size >= memory:
+    size = _rounded(-(-total // MIB))
+    if memory is not None and size * MIB >= memory:
         why.append("which is more than this machine has")
-    return Advice("estimate", (f"{size // MIB}M",), tuple(why))
+    return Advice("estimate", (f"{size}M",), tuple(why))
+
+
+def _measured(system: System, machine: str, memory: int | None) -> Advice:
+    """What the capture environment took when it was measured, with this configuration."""
+    from crashpy.kdump.capture.memory import need_mib
+
+    if machine != "x86_64":
+        raise Refused(f"nothing was measured on {machine}: take --policy estimate")
+    engine, protocol = _way(system)
+    try:
+        parts = need_mib(engine, protocol, memory)
+    except LookupError:
+        raise Refused(f"{engine} was never measured saving by {protocol}") from None
+    why = [f"{mib} MiB: {what}" for what, mib in parts]
+    return Advice("measured", (f"{_rounded(sum(mib for _, mib in parts))}M",), tuple(why))
+
+
+def _way(system: System) -> tuple[str, str]:
+    """Who saves, and by which protocol; without a configuration as most do."""
+    from crashpy.kdump.capture.engine import choose
+    from crashpy.kdump.config import Config
+    from crashpy.kdump.plan import save_plan
+
+    try:
+        plan = save_plan(Config.read(system))
+    except CommandError:
+        return "makedumpfile", "file"
+    return choose("auto", plan, system.release or "").name, plan.target.protocol
+
+
+def _rounded(mib: int) -> int:
+    """Up to what the kernel can reserve in one piece without waste."""
+    return -(-mib // 32) * 32
 
 
 def need(system: System, machine: str) -> Iterator[tuple[str, int]]:
@@ -215,6 +248,7 @@ POLICIES = {
     "ubuntu": _ubuntu,
     "debian": _debian,
     "estimate": _estimate,
+    "measured": _measured,
 }
 MEANT = {
     "guide": "the table of the SLES 11 administration guide",
@@ -223,6 +257,7 @@ MEANT = {
     "ubuntu": "Ubuntu's table",
     "debian": "Debian's default",
     "estimate": "the sizes of this machine's kernel, modules and initial RAM disk",
+    "measured": "what our capture environment took where it was measured",
 }
 DEFAULTS = {"suse": "suse", "rhel": "rhel", "debian": "ubuntu"}  # of a distribution
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
@@ -120,11 +121,21 @@ def dumps(config: Config, plan: SavePlan, login: Login | None) -> Iterator[tuple
     from crashpy.kdump.inventory import dumps_below
 
     with _place(config, plan, login) as place:
-        for dump in dumps_below(place):
+        for dump in dumps_below(place, details=False):
             state = dump.state
-            if state == "complete" and plan.format != "raw" and not dump.release:
+            path = place.local(f"{dump.folder}/{dump.files[0]}") if dump.files else None
+            if state == "complete" and path and not _opens(path):
                 state = "no dump that can be read"
             yield f"{str(plan.target).rstrip('/')}/{dump.folder}", state
+
+
+def _opens(path: Path) -> bool:
+    from crashpy.vmcore.recognise import recognise
+
+    try:
+        return recognise(str(path)) is not None
+    except CommandError:
+        return False
 
 
 def _place(config: Config, plan: SavePlan, login: Login | None) -> Target:
