@@ -159,8 +159,8 @@ class Filter:
                 f"{memory.vmcore.path}: cannot filter: not a kernel with SPARSEMEM, or VMCOREINFO"
                 " lacks mem_section"
             )
-        pages = 1 << bits - 12
-        each = 4096 // size
+        pages = (1 << bits) // memory.page_size
+        each = memory.page_size // size
         sections = -(-memory.max_mapnr // pages)
         roots = -(-sections // each)
         for index, address in enumerate(np.frombuffer(memory.virtual(root, 8 * roots), "<u8")):

@@ -10,6 +10,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 
 KERNEL_MAP = 0xFFFFFFFF80000000  # x86-64's __START_KERNEL_map
 ONE = np.uint8(1)
-PRESENT, HUGE = 1, 0x80  # page table entry
-ADDRESS_BITS = 0x000FFFFFFFFFF000
+PRESENT = 1  # page table entry
 
 
 def page_desc(order: str) -> np.dtype[np.void]:
@@ -43,6 +43,29 @@ def page_desc(order: str) -> np.dtype[np.void]:
 
 class Unmapped(LookupError):
     """A kernel address that the page tables do not map, or whose page the dump lacks."""
+
+
+@dataclass(frozen=True)
+class _Paging:
+    """How a machine's page tables are read."""
+
+    root: int  # physical address of the kernel's top table
+    page_shift: int
+    address_bits: int  # of a virtual address
+    target: int  # bits of an entry that are a physical address
+    leaf_mask: int  # of an entry above the last level that maps memory itself ...
+    leaf: int  # ... these bits are so
+
+    @property
+    def shifts(self) -> range:
+        """Bits of an address below the index into each table, from the top one down."""
+        each = self.page_shift - 3
+        levels = -(-(self.address_bits - self.page_shift) // each)
+        return range(self.page_shift + (levels - 1) * each, self.page_shift - 1, -each)
+
+    def index(self, address: int, shift: int) -> int:
+        known = address & (1 << self.address_bits) - 1
+        return known >> shift & (1 << self.page_shift - 3) - 1
 
 
 class Memory:
@@ -117,30 +140,41 @@ class Memory:
             address, size = address + take, size - take
         return b"".join(pieces)
 
-    # Kernel virtual addresses (x86-64)
+    # Kernel virtual addresses
 
-    def _root(self) -> tuple[int, int]:
-        """Physical address of the kernel's top page table, and how many levels there are."""
+    @cached_property
+    def _paging(self) -> _Paging:
         top = self.symbol("init_top_pgt") or self.symbol("swapper_pg_dir")
         if top is None:
             raise CommandError(f"{self.vmcore.path}: VMCOREINFO does not tell the page tables")
-        return top - KERNEL_MAP + self.phys_base, 5 if self.number("pgtable_l5_enabled") else 4
+        if self.vmcore.machine == "x86_64":
+            levels = 5 if self.number("pgtable_l5_enabled") else 4
+            bits, root = 12 + 9 * levels, top - KERNEL_MAP + self.phys_base
+            return _Paging(root, 12, bits, 0xFFFFFFFFFF000, 0x80, 0x80)
+        offset, bits = self.number("kimage_voffset"), self.number("VA_BITS")
+        if self.vmcore.machine == "aarch64" and offset is not None and bits is not None:
+            shift = self.page_size.bit_length() - 1
+            return _Paging(top - offset, shift, bits, 0xFFFFFFFFF000, 0x2, 0)
+        raise CommandError(
+            f"{self.vmcore.path}: cannot filter: page tables of {self.vmcore.machine} are not known"
+        )
 
     def translate(self, address: int) -> tuple[int, int]:
         """The physical address, and how many bytes from there on lie in one mapping."""
-        table, levels = self._root()
-        for level in range(levels - 1, -1, -1):
-            shift = 12 + 9 * level
+        paging = self._paging
+        table = paging.root
+        for shift in paging.shifts:
             if table not in self._tables:
-                self._tables[table] = struct.unpack("<512Q", self.physical(table, 4096))
-            entry = self._tables[table][address >> shift & 511]
+                raw = self.physical(table, self.page_size)
+                self._tables[table] = struct.unpack(f"<{len(raw) // 8}Q", raw)
+            entry = self._tables[table][paging.index(address, shift)]
             if not entry & PRESENT:
                 raise Unmapped(f"kernel address {address:#x} is not mapped")
-            if not level or (entry & HUGE and level < 3):
+            start = entry & paging.target & -self.page_size
+            if shift == paging.page_shift or entry & paging.leaf_mask == paging.leaf:
                 inside = address & (1 << shift) - 1
-                start = entry & ADDRESS_BITS & ~((1 << shift) - 1)
-                return start + inside, (1 << shift) - inside
-            table = entry & ADDRESS_BITS
+                return (start & -(1 << shift)) + inside, (1 << shift) - inside
+            table = start
         raise AssertionError("the last level returns")
 
     def virtual(self, address: int, size: int) -> bytes:
@@ -148,7 +182,7 @@ class Memory:
         pieces = []
         while size:
             physical, room = self.translate(address)
-            take = min(size, room, 4096 - (physical & 4095) if room < 4096 else room)
+            take = min(size, room)
             pieces.append(self.physical(physical, take))
             address, size = address + take, size - take
         return b"".join(pieces)

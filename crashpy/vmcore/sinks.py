@@ -23,6 +23,13 @@ class Sink(Protocol):
     def write(self, offset: int, data: bytes | memoryview) -> None: ...
 
 
+def rewritable(sink: Sink) -> bool:
+    """Whether what was written may be replaced. In a flattened stream both would be there, and
+    crash takes the one or the other; but a stream that breaks off has no end, and so needs no mark.
+    """
+    return bool(getattr(sink, "rewritable", True))
+
+
 class FileSink:
     """A file under its provisional name until it is complete."""
 
@@ -71,6 +78,8 @@ class FileSink:
 
 class FlattenedSink:
     """makedumpfile's flattened form: a stream of (offset, size, data), for pipes."""
+
+    rewritable = False
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out

@@ -26,6 +26,7 @@ from crashpy.vmcore.selection import select as select
 from crashpy.vmcore.sinks import FileSink as FileSink
 from crashpy.vmcore.sinks import FlattenedSink as FlattenedSink
 from crashpy.vmcore.sinks import Sink as Sink
+from crashpy.vmcore.sinks import rewritable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,7 +125,8 @@ def write_kdump(
     size, shared = selection.memory.page_size, bool(selection.level & Level.ZERO)
     first, end = part or (0, selection.memory.max_mapnr)
     layout = _Layout(selection, notes_of(selection.memory), part)
-    sink.write(0, layout.header(codec.flag | INCOMPLETE))
+    draft = INCOMPLETE if rewritable(sink) else 0
+    sink.write(0, layout.header(codec.flag | draft))
     sink.write(size, layout.sub_header())
     sink.write(layout.bitmap_at, memoryview(selection.existed))
     sink.write(layout.bitmap_at + layout.bitmap, memoryview(selection.kept))
@@ -156,7 +158,8 @@ def write_kdump(
         sink.write(at, erased)
         sink.write(size, layout.sub_header(at, len(erased)))
         at += len(erased)
-    sink.write(0, layout.header(codec.flag))
+    if draft:
+        sink.write(0, layout.header(codec.flag))
     return Written(layout.count, zeros, lost, at)
 
 
@@ -264,7 +267,8 @@ def write_elf(sink: Sink, selection: Selection, *, progress: Progress | None = N
         places.append(at)
         at += run.stored * size
     header = functools.partial(_elf_header, selection.memory, sections_at, len(heads))
-    sink.write(0, header(ELF_INCOMPLETE) + b"".join(heads))
+    draft = ELF_INCOMPLETE if rewritable(sink) else 0
+    sink.write(0, header(draft) + b"".join(heads))
     if sections_at:  # then the first section header tells how many segments there are
         sink.write(sections_at, struct.pack("<IIQQQQIIQQ", *[0] * 7, len(heads), 0, 0))
     sink.write(notes_at, notes)
@@ -280,7 +284,8 @@ def write_elf(sink: Sink, selection: Selection, *, progress: Progress | None = N
             done += len(pfns)
             if progress:
                 progress(done, count)
-    sink.write(0, header(0))
+    if draft:
+        sink.write(0, header(0))
     return Written(count, 0, lost, at)
 
 

@@ -64,7 +64,8 @@ def workload_guests() -> list[Guest]:
 
 
 def big_guest() -> Guest:
-    return Guest("6.12-4g", dumps._kernel("6.12").name, memory_mib=4096, fill_mib=1200)
+    """Its dump has more than 4 GiB."""
+    return Guest("6.12-4gib", dumps._kernel("6.12").name, memory_mib=4480, fill_mib=1280)
 
 
 def dump_of(guest: Guest) -> Path:
