@@ -902,6 +902,26 @@ def test_configure_writes_and_shows_no_password(tree, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        (["target=/no/such"], "note: /no/such: there is no such folder: the dump cannot be saved"),
+        (
+            ["target=nfs://server/x", "network=eth7:dhcp"],
+            "note: network=eth7:dhcp: there is no interface eth7: the capture environment has no",
+        ),
+        (["target=ssh://joe@server/x"], "note: root has no key to log in with: server does not"),
+        (["target=ftp://joe:geheim@server/x"], "note: dumps go to server by ftp: the memory of"),
+    ],
+)
+def test_what_will_not_work_here_is_said_at_once(tree, capsys, settings, note):
+    tree.suse()
+    assert tree.setup("configure", "--yes", *settings) == 0
+    output = capsys.readouterr().out
+    assert note in output
+    assert "geheim" not in output
+
+
+@pytest.mark.parametrize(
     ("words", "status", "sentence"),
     [
         (["configure", "level"], 3, "level: give a value, level=VALUE; level= is the default"),

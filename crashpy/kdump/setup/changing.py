@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
@@ -52,8 +52,18 @@ def do_configure(system: System, asked: argparse.Namespace) -> int:
         )
     if any(edit.private and _mode(system, edit.name) & 0o077 for edit in plan.edits):
         plan.notes.append("the file will hold a password: only its owner will be able to read it")
+    if not plan.empty:
+        plan.notes += _doubts(config)
     plan.checks.append(lambda system: _read_back(system, config))
     return carry_out(system, plan, asked)
+
+
+def _doubts(config: Config) -> Iterator[str]:
+    """What the new values will not do here, though they may be said."""
+    from crashpy.kdump.check import capture, target
+
+    for finding in (*target.target(config, network=False), *capture.network(config)):
+        yield hide(f"{finding.what}: {finding.consequence}")
 
 
 def _read_back(system: System, wanted: Config) -> None:
@@ -179,6 +189,7 @@ def _filled_in(system: System, config: Config, before: Fields, after: Fields) ->
     for name, value in tui.settings(before, after):
         config.assign(name, value)
     plan = Plan(config.edits(), checks=[lambda system: _read_back(system, config)])
+    plan.notes += _doubts(config) if plan.edits else ()
     parts = []
     if after["on"] != before["on"]:
         parts.append(switch(config, on=after["on"] == "yes"))

@@ -13,6 +13,7 @@ from crashpy.kdump.setup.asking import (
     typed,
 )
 from crashpy.kdump.system import Refused, System
+from crashpy.kdump.writing import interruptible
 
 
 def do_test(system: System, asked: argparse.Namespace) -> int:
@@ -67,7 +68,7 @@ def _rehearse(config: Config, asked: argparse.Namespace) -> int:
         say(rehearsal.lines(chosen))
         return DONE
     begun = proof.begun(config, proof.MACHINE)
-    with tempfile.TemporaryDirectory(prefix="crashpy-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="crashpy-", dir=_roomy()) as scratch, interruptible():
         folder = rehearsal.empty_folder(asked.keep) if asked.keep else Path(scratch)
         outcome = rehearsal.rehearse(config, chosen, folder, say=lambda line: say([line]))
     if outcome.dump:
@@ -82,6 +83,11 @@ def _rehearse(config: Config, asked: argparse.Namespace) -> int:
         say([f"note: not written down: {error.filename}: {error.strerror}"])
     say(proof.lines(ended))
     return DONE if outcome.dump else FINDINGS
+
+
+def _roomy() -> str | None:
+    """/tmp may be a file system in memory, too small for a disk."""
+    return "/var/tmp" if Path("/var/tmp").is_dir() else None
 
 
 def test_arguments(parser: argparse.ArgumentParser) -> None:
