@@ -83,7 +83,7 @@ class Memory:
         self.files = files  # of a split set all
         self.vmcore = vmcore = files[0]
         self.info = vmcore.vmcoreinfo
-        self.phys_base = self.number("phys_base") or 0
+        self.phys_base = self.number("phys_base") or self.number("PHYS_OFFSET") or 0
         self._tables: dict[int, tuple[int, ...]] = {}
 
     # What VMCOREINFO says
@@ -149,8 +149,8 @@ class Memory:
             raise CommandError(f"{self.vmcore.path}: VMCOREINFO does not tell the page tables")
         if self.vmcore.machine == "x86_64":
             levels = 5 if self.number("pgtable_l5_enabled") else 4
-            bits, root = 12 + 9 * levels, top - KERNEL_MAP + self.phys_base
-            return _Paging(root, 12, bits, 0xFFFFFFFFFF000, 0x80, 0x80)
+            root = top - KERNEL_MAP + self.phys_base
+            return _Paging(root, 12, 12 + 9 * levels, 0xFFFFFFFFFF000, 0x80, 0x80)
         offset, bits = self.number("kimage_voffset"), self.number("VA_BITS")
         if self.vmcore.machine == "aarch64" and offset is not None and bits is not None:
             shift = self.page_size.bit_length() - 1
