@@ -26,6 +26,7 @@ from crashpy.kdump.logins import PASSWORD
 from crashpy.kdump.ssh import SftpTarget
 from crashpy.kdump.targets import FileTarget, Target
 from crashpy.kdump.urls import Url
+from crashpy.vmcore.files import FlattenedFile
 from crashpy.vmcore.sinks import FlattenedSink
 
 CORE = Path(__file__).parent.parent / "examples" / "vmcore-null"
@@ -235,8 +236,20 @@ def test_flattened_to_a_pipe(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, check=True)
     flat = tmp_path / "flat"
     flat.write_bytes(done.stdout)
-    assert recognised(str(flat)).flattened
+    dump = recognised(str(flat))
+    assert isinstance(dump.file, FlattenedFile)
     assert whole(flat)
+    # no record is written again: of two, crash would take the one or the other
+    offsets = [int.from_bytes(done.stdout[at : at + 8], "big") for at in records(done.stdout)]
+    assert len(offsets) == len(set(offsets))
+
+
+def records(data: bytes) -> Iterator[int]:
+    """Where the records of a flattened dump start, but for the last."""
+    at = 4096
+    while (size := int.from_bytes(data[at + 8 : at + 16], "big", signed=True)) >= 0:
+        yield at
+        at += 16 + size
 
 
 def test_dry_run_writes_nothing(run: Run, there: Path) -> None:

@@ -28,6 +28,7 @@ from crashpy.vmcore.kdump import DESCRIPTOR
 from crashpy.vmcore.memory import Memory, Unmapped, memory_of
 from crashpy.vmcore.recognise import Vmcore
 from crashpy.vmcore.selection import Selection
+from crashpy.vmcore.sinks import rewritable
 from crashpy.vmcore.write import Progress
 
 if TYPE_CHECKING:
@@ -350,6 +351,7 @@ class _Watch:
 class _Watched:
     def __init__(self, sink: DumpSink, target: Target, reserve: int) -> None:
         self._sink, self._watch = sink, _Watch(target, reserve)
+        self.rewritable = rewritable(sink)
         self.finish, self.give_up = sink.finish, sink.give_up
 
     def write(self, offset: int, data: bytes | memoryview) -> None:

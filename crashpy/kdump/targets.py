@@ -239,6 +239,8 @@ class _NotedStream:
 class _Flattened:
     """A dump in makedumpfile's flattened form, a megabyte at a time."""
 
+    rewritable = False
+
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._buffer = _Buffer(stream)
