@@ -226,3 +226,18 @@ def test_memory_does_not_grow_with_the_dump(tmp_path):
         target.unlink()
     assert max(peaks) < 150, peaks
     assert peaks[1] < peaks[0] * 1.2, peaks
+
+
+def test_a_dump_of_aarch64(tmp_path):
+    """Its own makedumpfile wrote the reference in the guest."""
+    import dumps
+
+    tree, made = dumps.KEPT / "arm64-kernel", dumps.KEPT / "arm64"
+    if not (made / "vmcore.elf").exists():
+        dumps._tool("mkdump-arch", "--arch", "arm64", tree, "--get")
+        dumps._tool("mkdump-arch", "--arch", "arm64", tree, made, "--kdump")
+    for packing, level in (("-c", 31), ("-l", 31), ("-c", 0)):
+        ours, theirs = tmp_path / "ours", made / f"vmcore{packing.replace('-', '.')}.d{level}"
+        words = ["--exact", packing, "-d", str(level), "-f", str(made / "vmcore.elf"), str(ours)]
+        assert convert(words) == 0
+        assert same_bytes(ours, theirs), (packing, level)
