@@ -107,6 +107,39 @@ def test_a_raw_partition_is_the_distribution_s(tree):
         save_plan(config)
 
 
+MOUNT = '--mount "/dev/sdb1 /mnt xfs rw"'
+
+
+def test_a_target_that_dracut_mounts(tree, capsys):
+    machine(tree, "rhel")
+    config = configured(tree, f"dracut_args={MOUNT}")
+    assert save_plan(config).device == "xfs /dev/sdb1"
+    assert tree.setup("configure", "--yes", "target=/srv") == 3
+    assert "dracut_args names a target by --mount: take it away there" in capsys.readouterr().err
+    tree.write("/etc/kdump.conf", f"dracut_args {MOUNT}\nnfs a:/b\n")
+    with pytest.raises(CommandError, match="nfs and xfs are two targets: remove one"):
+        save_plan(Config.read(tree.system))
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "text", "sentence"),
+    [
+        ("suse", "sysconfig/kdump", "KDUMP_DUMPFORMAT=zip\n", ':1: format: "zip" is not one of'),
+        ("suse", "sysconfig/kdump", "KDUMP_DUMPLEVEL=64\n", ":1: level: 64 is out of range"),
+        ("suse", "sysconfig/kdump", "\nKDUMP_IMMEDIATE_REBOOT=x\n", ':2: finally: "x" is not'),
+        ("debian", "default/kdump-tools", "MAKEDUMP_ARGS='-d 1,99'\n", ":1: level: 99 is out of"),
+        ("debian", "default/kdump-tools", "KDUMP_NUM_DUMPS=x\n", ':1: keep: "x" is not a number'),
+        ("rhel", "crashpy.conf", "keep = few\n", ':1: keep: "few" is not a number'),
+    ],
+)
+def test_a_bad_value_in_a_file_is_told_with_its_line(tree, family, name, text, sentence):
+    machine(tree, family)
+    tree.write(f"/etc/{name}", text)
+    with pytest.raises(CommandError) as refused:
+        save_plan(Config.read(tree.system))
+    assert str(refused.value).startswith(f"/etc/{name}{sentence}")
+
+
 def test_fadump_without_its_firmware(tree):
     machine(tree, "suse")
     config = configured(tree, "fadump=yes")

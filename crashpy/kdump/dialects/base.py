@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from crashpy.command import CommandError
 from crashpy.kdump.keys import KEYS
 from crashpy.kdump.plan import Mail, SavePlan
 from crashpy.kdump.system import Refused, System, split_options
@@ -151,24 +152,31 @@ class Dialect:
                 raise Refused(f"{value.origin}: {key} is computed by the shell: write it out")
             return value.value or default
 
+        def checked(key: str, default: str, part: str | None = None) -> str:
+            try:
+                return KEYS[key].check(word(key, default) if part is None else part)
+            except CommandError as error:
+                value = config.get(key)
+                raise Refused(f"{value.origin if value else OWN}: {key}: {error}") from None
+
         def amount(key: str, default: str) -> int:
-            return int(KEYS[key].check(word(key, default)))
+            return int(checked(key, default))
 
         device, target = self.device(config, word("target"))
-        kept = KEYS["keep"].check(word("keep", "all"))
+        kept = checked("keep", "all")
         to, cc = tuple(word("mail-to").split()), tuple(word("mail-cc").split())
         mail = Mail(word("smtp-server"), word("smtp-user"), word("smtp-password"), to, cc)
         return SavePlan(
             target=target,
             device=device,
-            levels=tuple(int(KEYS["level"].check(n)) for n in word("level", "31").split(",")),
-            format=KEYS["format"].check(word("format", "zlib")),
+            levels=tuple(int(checked("level", "", n)) for n in word("level", "31").split(",")),
+            format=checked("format", "zlib"),
             compression=word("compression"),
             threads=amount("cpus", "1"),
             keep=None if kept == "all" else int(kept),
             free_bytes=amount("free", "0") << 20,
-            dmesg=word("dmesg", "yes") == "yes",
-            copy_kernel=boolean(word("copy-kernel", "no")) == "yes",
+            dmesg=checked("dmesg", "yes") == "yes",
+            copy_kernel=checked("copy-kernel", "no") == "yes",
             options=tuple(word("makedumpfile").split()),
             transfer=word("transfer"),
             verbose=amount("verbose", "0"),
@@ -178,7 +186,7 @@ class Dialect:
             net_timeout_seconds=amount("net-timeout", "30"),
             before=word("before"),
             after=word("after"),
-            finally_=KEYS["finally"].check(word("finally", "reboot")),
+            finally_=checked("finally", "reboot"),
             failure=word("failure", "reboot"),
             mail=mail if to else None,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -106,10 +107,18 @@ class Rhel(Makedumpfile):
         found = [
             (name, config.native(name)) for name in self.places if config.documents[0].get(name)
         ]
+        found += self._mounted(config)
         if len(found) > 1:
             names = " and ".join(name for name, _ in found)
             raise Refused(f"{self.files[0]}: {names} are two targets: remove one")
         return found[0] if found else None
+
+    @staticmethod
+    def _mounted(config: Config) -> Iterator[tuple[str, Value]]:
+        """dracut_args may name a target, too: --mount "DEVICE FOLDER FILESYSTEM"."""
+        value = config.native("dracut_args")
+        if named := re.search(r"--mount[= ]+[\"']?(\S+)\s+\S+\s+([\w.]+)", value.value or ""):
+            yield named[2], Value(named[1], value.origin)
 
     def get_target(self, config: Config) -> Value:
         path = config.native("path")
@@ -139,6 +148,8 @@ class Rhel(Makedumpfile):
             raise Refused(f"kdump.conf cannot hold a {what} for {url.protocol}")
         if "[" in str(url):
             raise Refused("kdump.conf cannot hold an IPv6 address: give the host's name")
+        if any(self._mounted(config)):
+            raise Refused("dracut_args names a target by --mount: take it away there")
         if self.get_target(config).value == str(url):
             return  # perhaps divided otherwise between export and folder
         for name in self.places:
