@@ -17,7 +17,7 @@ from crashpy.kdump.config import Config
 from crashpy.kdump.plan import Edit, Plan
 from crashpy.kdump.policies import advise
 from crashpy.kdump.setup import setup
-from crashpy.kdump.size import GIB, explain, parse_value, parse_values, reserved
+from crashpy.kdump.size import GIB, explain, parse_value, parse_values, reserved, shown
 from crashpy.kdump.status import status
 from crashpy.kdump.system import Refused, System
 
@@ -288,7 +288,7 @@ def test_what_was_measured(tree, monkeypatch):
     parts = memory.need_mib("makedumpfile", "file", 64 * GIB)
     size = sum(mib for _, mib in parts)
     assert 0 <= int(advice.values[0].removesuffix("M")) - size < 32
-    assert advice.why == tuple(f"{mib} MiB: {what}" for what, mib in parts)
+    assert advice.why == tuple(f"{shown(mib << 20)}: {what}" for what, mib in parts)
     large = advise("measured", tree.system, "x86_64", 4096 * GIB)
     assert int(large.values[0].removesuffix("M")) > size
     with pytest.raises(Refused, match="nothing was measured on s390x"):
@@ -537,6 +537,10 @@ def test_no_unit(tree, capsys):
     tree.suse()
     assert tree.setup("enable", "--yes") == 3
     assert "there is no unit of kdump here, none of kdump.service" in capsys.readouterr().err
+    (tree.root / "etc/sysconfig/kdump").unlink()
+    tree.write("/etc/crashpy.conf", "")
+    assert tree.setup("enable", "--yes") == 3
+    assert "no package of kdump is here, whose unit could load" in capsys.readouterr().err
 
 
 # Loading.

@@ -159,7 +159,7 @@ def _suse(system: System, _: str, __: int | None) -> Advice:
 def _estimate(system: System, machine: str, memory: int | None) -> Advice:
     parts = list(need(system, machine))
     total = sum(size for _, size in parts)
-    why = [f"{shown(size)} {what}" for what, size in parts]
+    why = [f"{shown(size)}: {what}" for what, size in parts]
     size = _rounded(-(-total // MIB))
     if memory is not None and size * MIB >= memory:
         why.append("which is more than this machine has")
@@ -177,7 +177,7 @@ def _measured(system: System, machine: str, memory: int | None) -> Advice:
         parts = need_mib(engine, protocol, memory)
     except LookupError:
         raise Refused(f"{engine} was never measured saving by {protocol}") from None
-    why = [f"{mib} MiB: {what}" for what, mib in parts]
+    why = [f"{shown(mib * MIB)}: {what}" for what, mib in parts]
     return Advice("measured", (f"{_rounded(sum(mib for _, mib in parts))}M",), tuple(why))
 
 

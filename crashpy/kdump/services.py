@@ -46,6 +46,8 @@ def switch(config: Config, *, on: bool) -> Plan:
     """Everything that makes the capture kernel load at boot, or stops that."""
     system, plan = config.system, Plan()
     name = unit(config)
+    if name is None and not config.dialect.units:
+        raise Refused("no package of kdump is here, whose unit could load a capture kernel at boot")
     if name is None:
         raise Refused(
             f"there is no unit of kdump here, none of {', '.join(config.dialect.units)}:"

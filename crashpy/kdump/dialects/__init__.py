@@ -33,7 +33,10 @@ def recognise(system: System) -> Dialect:
     packages = {"suse": "kdump", "rhel": "kdump-utils", "debian": "kdump-tools"}
     if family := system.family:
         name = next(d for d in DIALECTS if d.name == family).files[0]
-        raise Refused(f"{system.shown(name)}: there is no such file: install {packages[family]}")
+        raise Refused(
+            f"{system.shown(name)}: there is no such file: install {packages[family]},"
+            f" or say everything in our own {OWN}"
+        )
     raise Refused(
         "no configuration of kdump was found: neither /etc/sysconfig/kdump, /etc/kdump.conf,"
         f" /etc/default/kdump-tools nor our own {OWN}"
