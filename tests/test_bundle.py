@@ -230,6 +230,23 @@ def test_without_vmlinux(
     assert (out / "modules" / "ext2.ko").exists()
 
 
+def test_a_dump_that_cannot_be_opened_here(
+    examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Perhaps where its vmlinux is: half of a dump is better than none."""
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "vmcore").write_bytes((examples / "vmcore-null").read_bytes()[:1_000_000])
+    (half / "dmesg").write_text("log")
+    out = tmp_path / "out"
+    assert bundle.main([str(half), "--to", str(out)]) == 1
+    assert "which modules were loaded cannot be told" in capsys.readouterr().err
+    assert bundle.main(["--check", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {
+        *("vmcore", "dmesg", "BUNDLE.txt", "SHA256SUMS")
+    }
+
+
 def test_a_module_of_another_build_is_not_taken(examples: Path, kernel: str, loose: Path) -> None:
     shutil.copy(examples / "modules" / "loop.ko", loose.parent / "modules" / "ext2.ko")
     found = collect([kernel, str(loose)], OpenOptions())

@@ -17,12 +17,14 @@ from crashpy.kdump.verbs import printable
 from crashpy.opening.kernels import open_kernel
 from crashpy.opening.modules import Finder, ModuleFile, drgn_module, open_module
 from crashpy.opening.options import OpenOptions
+from crashpy.opening.paths import LIVE
 from crashpy.opening.search import DEBUG_ROOT, fetch
 from crashpy.vmcore.elf import SHT_NOBITS, Elf
 from crashpy.vmcore.files import PlainFile, packed_with
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
+    from crashpy.vmcore.recognise import Vmcore
 
 IMPATIENCE_SECONDS = 5  # a debuginfod that took longer to know nothing is not asked again
 SUFFIXES = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst"}
@@ -51,10 +53,6 @@ class Contents:
     parts: list[Part] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(part.size_bytes for part in self.parts)
-
     def text(self) -> str:
         """BUNDLE.txt"""
         lines = [f"Dump of Linux {self.release}, with what its analysis needs:", ""]
@@ -71,23 +69,43 @@ def collect(paths: Sequence[str], options: OpenOptions) -> Contents:
     """Everything that belongs to a dump; the paths are those of `crashpy [VMLINUX] VMCORE`."""
     from crashpy.opening import open_dump
 
-    with open_dump(list(paths), options=options) as dump:
+    try:
+        dump = open_dump(list(paths), options=options)
+    except CommandError as error:
+        return _unopened(paths, options, error)
+    with dump:
         if dump.live:
             raise CommandError("this machine's own memory cannot be put into a bundle: name a dump")
-        contents = Contents(re.sub(r"[^\w.+~-]", "_", dump.release))
-        contents.parts += _dump_parts(dump)
-        _add_kernel(dump, contents)
+        kernel = _Wanted(dump.release, dump.build_id, options)
+        contents = Contents(kernel.name, [*_dump_parts(dump.files)])
+        _add_kernel(dump, kernel, contents)
         _add_modules(dump, contents)
     return contents
 
 
-def _dump_parts(dump: Dump) -> Iterator[Part]:
-    files = [Path(file.path).absolute() for file in dump.files]
+def _unopened(paths: Sequence[str], options: OpenOptions, error: CommandError) -> Contents:
+    """What can be had of a dump that cannot be opened here; elsewhere it may be."""
+    from crashpy.opening.paths import sort_out, split_set
+
+    named = sort_out(paths).dumps
+    if LIVE in named:
+        raise error
+    files = split_set(named)
+    kernel = _Wanted(files[0].release, files[0].build_id, options)
+    contents = Contents(kernel.name, [*_dump_parts(files), *kernel.booted([])])
+    contents.missing.append(f"which modules were loaded cannot be told: {error}")
+    for file in files:
+        file.close()
+    return contents
+
+
+def _dump_parts(dumps: Sequence[Vmcore]) -> Iterator[Part]:
+    files = [Path(file.path).absolute() for file in dumps]
     folder = files[0].parent
     noted = sums.beside(folder)
+    known = len({path.name for path in files if kind(path.name) == "dump"}) == len(files)
     for number, path in enumerate(files, 1):
-        name = "vmcore" if len(files) == 1 else f"vmcore{number}"
-        name = path.name if kind(path.name) == "dump" else name
+        name = path.name if known else "vmcore" if len(files) == 1 else f"vmcore{number}"
         what = "the dump" if len(files) == 1 else f"part {number} of the dump"
         yield Part(name, path, what, saved_as=noted.get(path.name, ""))
     for path in sorted(folder.iterdir()):
@@ -95,41 +113,65 @@ def _dump_parts(dump: Dump) -> Iterator[Part]:
             yield Part(path.name, path, "saved beside the dump")
 
 
-def _add_kernel(dump: Dump, contents: Contents) -> None:
-    release, build_id = contents.release, dump.build_id.hex() if dump.build_id else ""
+@dataclass(frozen=True)
+class _Wanted:
+    """The kernel of a dump."""
+
+    release: str
+    build_id: bytes | None
+    options: OpenOptions
+
+    @property
+    def name(self) -> str:
+        """The release, as a part of a file's name."""
+        return re.sub(r"[^\w.+~-]", "_", self.release)
+
+    @property
+    def digits(self) -> str:
+        return self.build_id.hex() if self.build_id else ""
+
+    def booted(self, likely: Sequence[Path]) -> Iterator[Part]:
+        """The first image of this build, as it was booted."""
+        if self.build_id is None or "/" in self.release:
+            return
+        paths = [
+            *likely,
+            Path(f"/boot/vmlinuz-{self.release}"),
+            Path(f"/lib/modules/{self.release}/vmlinuz"),
+        ]
+        for path in paths:
+            if stem := self._image(path):
+                name = f"{stem}-{self.name}{_suffix(path)}"
+                yield Part(name, path, "the kernel as it was booted", self.digits)
+                return
+
+    def _image(self, path: Path) -> str:
+        """vmlinuz or vmlinux, where the file is one of this build."""
+        with contextlib.suppress(OSError, CommandError):
+            kernel = open_kernel(str(path), self.options)
+            try:
+                if kernel.build_id == self.build_id:
+                    return "vmlinuz" if kernel.boot_image else "vmlinux"
+            finally:
+                kernel.close()
+        return ""
+
+
+def _add_kernel(dump: Dump, kernel: _Wanted, contents: Contents) -> None:
     image, debug = Path(dump.kernel), Path(dump.debuginfo or dump.kernel)
     with_debug_info = dump.symtab is None and debug.is_file()
     if with_debug_info:
-        name = f"vmlinux-{release}{'.debug' if dump.debuginfo else ''}{_suffix(debug)}"
-        contents.parts.append(Part(name, debug, "the kernel with debug information", build_id))
+        name = f"vmlinux-{kernel.name}{'.debug' if dump.debuginfo else ''}{_suffix(debug)}"
+        what = "the kernel with debug information"
+        contents.parts.append(Part(name, debug, what, kernel.digits))
     else:
-        build = f" (BUILD-ID {build_id})" if build_id else ""
+        build = f" (BUILD-ID {kernel.digits})" if kernel.digits else ""
         contents.missing.append(
             f"the kernel with debug information of {dump.release}{build} was not found:"
             " only `crashpy` opens the dump, by the types in it"
         )
-    booted = [Path(f"/boot/vmlinuz-{dump.release}"), Path(f"/lib/modules/{dump.release}/vmlinuz")]
-    if image.is_file() and (dump.debuginfo or not with_debug_info):
-        booted.insert(0, image)
-    for path in booted:
-        if stem := _image_of(path, dump):
-            name = f"{stem}-{release}{_suffix(path)}"
-            contents.parts.append(Part(name, path, "the kernel as it was booted", build_id))
-            return
-
-
-def _image_of(path: Path, dump: Dump) -> str:
-    """ "vmlinuz" or "vmlinux" where the file is an image of the dump's build."""
-    if dump.build_id is None or "/" in dump.release:
-        return ""
-    with contextlib.suppress(OSError, CommandError):
-        kernel = open_kernel(str(path), dump.options)
-        try:
-            if kernel.build_id == dump.build_id:
-                return "vmlinuz" if kernel.boot_image else "vmlinux"
-        finally:
-            kernel.close()
-    return ""
+    own = image.is_file() and (dump.debuginfo or not with_debug_info)
+    contents.parts += kernel.booted([image] if own else [])
 
 
 def _suffix(path: Path) -> str:

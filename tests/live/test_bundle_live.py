@@ -30,7 +30,9 @@ def test_a_bundle_needs_nothing_else(series: str, tmp_path: Path) -> None:
     files = [str(dump.vmlinux), str(dump.vmcore)]
     folder = tmp_path / "bundle"
     debug = dump.modules.parent.parent.parent
-    assert bundle.main([*files, "--debug", str(debug), "--to", str(folder)]) == 0
+    [image] = debug.parent.parent.parent.glob("boot/vmlinuz-*")
+    assert bundle.main([str(image), *files, "--debug", str(debug), "--to", str(folder)]) == 0
+    assert (folder / image.name).is_file()
     assert bundle.main(["--check", str(folder)]) == 0
     lines = [word for command in COMMANDS for word in ("-c", command)]
     hidden = [KERNELS, dump.vmcore.resolve().parent]
