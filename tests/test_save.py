@@ -422,8 +422,12 @@ def test_truncated_core(run: Run, there: Path, tmp_path: Path, flattened: bool) 
     else:
         shutil.copy(CORE, core)
     os.truncate(core, core.stat().st_size * 2 // 3)
-    status, out, err = run("save", core, there)
+    old = there / "2020-01-02-03-04"
+    old.mkdir()
+    (old / "vmcore").write_bytes(CORE.read_bytes())
+    status, out, err = run("save", "--keep", "-1", core, there)
     assert (status, out) == (1, "")
+    assert old.exists()  # the only whole one
     sentence = err.splitlines()[-1]
     assert re.search(r"\d+ pages could not be read; the others are saved in", sentence)
     assert "Traceback" not in err
@@ -490,6 +494,7 @@ def test_words(run: Run, there: Path) -> None:
     assert "say where the dump goes" in complaint(run("save"))
     answer = complaint(run("save", "sftp://u:wr0ng@host/x", there))
     assert answer == "a core is a file of this machine, and the place it goes to comes last"
+    assert complaint(run("save", "./list", there)) == "./list: No such file or directory"
     assert "no such protocol" in complaint(run("save", CORE, "gopher://host/x"))
     for words in (["-d", "32"], ["--format", "rar"], ["--keep", "-2"], ["--free", "-1"]):
         with pytest.raises(SystemExit) as caught:

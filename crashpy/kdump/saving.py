@@ -91,9 +91,9 @@ class Saving:
             raise
         if lost:
             told = replace(told, notes=(*told.notes, f"{lost} pages could not be read"))
-        status = SAVED if self.plan.format != "log" else SKIPPED
+        status = SKIPPED if lost is None else SAVED
         self._tell(target, folder, replace(told, vmcore=status, dumped=now()))
-        if self.plan.format != "log":
+        if lost == 0:  # what is not whole costs no old dump
             self._delete_old(target, folder)
         if lost:
             raise CommandError(
