@@ -285,6 +285,14 @@ def test_the_folder_of_one_dump(tree: Tree, head: bytes) -> None:
     assert (plain.folder, plain.layout, plain.release) == ("", "", RELEASE)
 
 
+@pytest.mark.parametrize("length", [10, 300_000])
+def test_release_of_a_dump_that_is_packed(tree: Tree, length: int) -> None:
+    log = f"[    0.0] Linux version 6.1.0-9-amd64 (debian-kernel)\n{'x' * length}\n{LOG}"
+    files = {"dump.202611190101.lz4": b"\x04\x22\x4d\x18 packed", "dmesg.202611190101": log}
+    (found,) = listed(tree({f"202611190101/{name}": text for name, text in files.items()})).values()
+    assert (found.release, found.panic) == ("6.1.0-9-amd64", PANIC)
+
+
 def test_garbage_is_no_reason_to_fail(tree: Tree) -> None:
     folder = tree(
         {

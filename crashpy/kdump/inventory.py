@@ -212,9 +212,12 @@ def _looked_into(place: Target, dump: SavedDump, files: Mapping[str, Entry]) -> 
         if dump.state == "complete" and (why := _cut_off(place, file, size, head)):
             dump = replace(dump, state="incomplete", why=why)
     if dump.log:
-        size = files[dump.log].size_bytes or 0
-        text = _text(place, _join(dump.folder, dump.log), max(0, size - TAIL))
+        log, size = _join(dump.folder, dump.log), files[dump.log].size_bytes or 0
+        text = _text(place, log, max(0, size - TAIL))
         dump = replace(dump, panic=panic_in(text.splitlines()))
+        if not dump.release:
+            said = re.search(r"Linux version (\S+)", _text(place, log) if size > TAIL else text)
+            dump = replace(dump, release=said[1] if said else "")
     return dump
 
 
