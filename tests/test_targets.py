@@ -106,6 +106,26 @@ def test_bytes_at_offsets(places: Places, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_beyond_4_gib(places: Places, protocol: str) -> None:
+    where = places[protocol]
+    far = 5 << 30
+    path = where.server.seen() / "large"
+    with path.open("wb") as file:
+        os.pwrite(file.fileno(), b"the end", far)  # the rest is a hole
+    os.chown(path, servers.UID, servers.UID)
+    with opened(where) as target:
+        assert target.size("large") == far + 7
+        assert b"".join(target.read("large", far + 4)) == b"end"
+        assert [e.size_bytes for e in target.entries() if e.name == "large"] == [far + 7]
+        if not target.flattened:
+            sink = target.sink("other")
+            sink.write(far, b"beyond")
+            sink.finish()
+            assert b"".join(target.read("other", far)) == b"beyond"
+    path.unlink()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_refusals(places: Places, protocol: str) -> None:
     where = places[protocol]
     assert refusal(where.url("missing"), where.login) in (
