@@ -11,6 +11,7 @@ from vm.kernels import kernel
 from vm.machine import Machine, Tree, make_disk, make_initrd, require, running
 
 from crashpy.kdump import proof
+from crashpy.kdump.check import check
 from crashpy.kdump.rehearsal import TOOLS
 from crashpy.kdump.setup import setup
 from crashpy.kdump.system import System
@@ -35,11 +36,15 @@ menuentry 'the machine' --id default {
     ],
 )
 def test_a_crash_is_rehearsed(tmp_path: Path, series: str, size: str, state: str, why: str) -> None:
-    """In a virtual machine of the host's kernel; with too little memory it says so."""
+    """In a virtual machine of the host's kernel; with too little memory it says so, as the
+    doctor said before."""
     require({**TOOLS, "qemu-system-x86_64": "qemu-system-x86"})
     tree = Tree(tmp_path / "tree", kernel(series))
     tree.write("etc/default/kdump-tools", 'USE_KDUMP=1\nSSH="joe@server"\n')
     tree.write("proc/sys/kernel/osrelease", f"{tree.kernel.release}\n")
+    tree.write("sys/kernel/kexec_crash_size", f"{int(size[:-1]) << 20}\n")
+    predicted = [f for f in check(System(tree.root)) if "are reserved, and about" in f.what]
+    assert len(predicted) == (state != "success")
     words = ["test", "--root", str(tree.root), "--crashkernel", size, "--seconds", "400"]
     assert setup(words) == (state != "success")
     found = proof.read(System(tree.root))
@@ -79,7 +84,7 @@ def test_a_machine_proves_itself_and_reboots_fast(
         machine.run("crashpy setup kexec --yes")
         refused = machine.run("echo no | crashpy setup kexec --exec", check=False)
         assert "that is not this machine's name" in refused.output
-        machine.crash("umount -a -r; echo crashlab | crashpy setup kexec --exec")
+        machine.crash("mount -o remount,ro /; echo crashlab | crashpy setup kexec --exec")
         assert "by=grub" in machine.run("cat /proc/cmdline").output
         status = machine.run("crashpy setup status", check=False).output
         assert f"{release}, started by kexec, past the boot loader" in status
