@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from drgn import Object
 
 from crashpy.command import Address, CommandError, Option, UsageError, command, flag, getopt
-from crashpy.gdb.expressions import GdbError, Value, evaluate, lookup
+from crashpy.gdb.expressions import Bare, GdbError, Value, evaluate, lookup
 from crashpy.gdb.memory import KERNEL, USER, Memory, UnreadableError
 from crashpy.gdb.percpu import chosen_cpus, is_per_cpu
 from crashpy.gdb.target import Target
@@ -153,8 +153,12 @@ def _result(
         # crash keeps what gdb printed for a variable back, its complaints included.
         if (leader is None or kind == USER) and str(error):
             dump.report(str(error))
+        elif leader and isinstance(value, Bare) and dump.symtab is not None:
+            dump.report(f"'{leader}' has unknown type; cast it to its declared type")
         raise CommandError(f"gdb request failed: {shown}") from error
     except GdbError as error:
+        if "has unknown type" in str(error) and dump.symtab is not None:
+            dump.report(str(error))
         raise CommandError(f"gdb request failed: {shown}") from error
     gdb.history.append(value)
     return Result(

@@ -138,15 +138,19 @@ def lines_of(path: Path, session: Session) -> Iterator[str]:
 
 def compared(
     kernel: Path, dump: Path, lists: Iterable[Path] = LISTS, *, modules: Path | None = None
-) -> Iterator[Pair]:
+) -> list[Pair]:
     """Every line of the lists, in both sessions; with the `modules`' files loaded or without."""
     dwarf, bare = sessions(kernel, dump)
-    if modules:
-        for session in (dwarf, bare):
-            answer_of(session, f"mod -S {modules}")
-    for path in lists:
-        for line in lines_of(path, dwarf):
-            yield Pair(line, answer_of(dwarf, line), answer_of(bare, line))
+    # Some lines write files where they are run.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        if modules:
+            for session in (dwarf, bare):
+                answer_of(session, f"mod -S {modules}")
+        return [
+            Pair(line, answer_of(dwarf, line), answer_of(bare, line))
+            for path in lists
+            for line in lines_of(path, dwarf)
+        ]
 
 
 def declared(dwarf: Program, bare: Program) -> tuple[int, dict[str, tuple[str, str]]]:

@@ -34,7 +34,7 @@ def bare() -> Session:
 
 
 def test_nine_lines_of_ten_are_the_same_and_the_rest_is_explained() -> None:
-    pairs = list(compared(KERNEL, SAMPLE))
+    pairs = compared(KERNEL, SAMPLE)
     identical = sum(pair.identical for pair in pairs)
     unexplained = {pair.line: pair.unexplained[:8] for pair in pairs if pair.unexplained}
     assert not unexplained
@@ -56,7 +56,7 @@ def test_no_dump_is_forgotten() -> None:
 @pytest.mark.parametrize("dump", STACKS)
 def test_the_stacks_of_all_tasks(dump: str, tmp_path: Path) -> None:
     (tmp_path / "stacks.txt").write_text("foreach bt\nbt -a\nforeach bt -f\n")
-    pairs = list(compared(KERNEL, EXAMPLES / dump, [tmp_path / "stacks.txt"]))
+    pairs = compared(KERNEL, EXAMPLES / dump, [tmp_path / "stacks.txt"])
     assert [pair.identical for pair in pairs] == [True] * 3
     assert re.search(re.escape(STACKS[dump]).replace(r"\.\*", ".*"), pairs[0].bare)
 
@@ -86,6 +86,24 @@ def test_the_banner_says_what_is_missing(capfd: pytest.CaptureFixture[str]) -> N
         "WARNING: no vmlinux with debug information: types are from BTF, symbols from kallsyms;"
         " source lines, inline frames and local variables are not available\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("bt -l", "bt: line numbers are not available"),
+        ("foreach 1 bt -l", "foreach: line numbers are not available"),
+        (
+            "p trampoline_lock",
+            "p: 'trampoline_lock' has unknown type; cast it to its declared type",
+        ),
+        ("p sizeof(trampoline_lock)", "p: has unknown type; cast it to its declared type"),
+        ("whatis trampoline_lock", "whatis: cannot resolve: trampoline_lock"),
+        ("struct nosuch", "struct: invalid data structure reference: nosuch"),
+    ],
+)
+def test_what_is_missing_is_said_where_it_is_asked_for(bare: Session, line: str, said: str) -> None:
+    assert said in "\n".join(bare.run(line)).splitlines()
 
 
 def test_a_kernel_named_is_not_asked_where_btf_is_wanted() -> None:

@@ -37,7 +37,7 @@ def test_nine_lines_of_ten_are_the_same_and_the_rest_is_explained(dump, files):
     import dumps
 
     modules = dump.modules if files == "modules' files" else None
-    pairs = list(compared(dump.vmlinux, dump.vmcore, [*LISTS, *LIVE_LISTS], modules=modules))
+    pairs = compared(dump.vmlinux, dump.vmcore, [*LISTS, *LIVE_LISTS], modules=modules)
     identical = sum(pair.identical for pair in pairs)
     report = [x for p in pairs if p.unexplained for x in (f"== {p.line}", *p.unexplained[:20])]
     table = f"{dump.name}, {files}: {identical} of {len(pairs)} identical"
@@ -49,7 +49,7 @@ def test_nine_lines_of_ten_are_the_same_and_the_rest_is_explained(dump, files):
 
 def test_the_stacks_of_all_tasks(dump, tmp_path):
     (tmp_path / "stacks.txt").write_text("foreach bt\nbt -a\nforeach bt -f\n")
-    pairs = list(compared(dump.vmlinux, dump.vmcore, [tmp_path / "stacks.txt"]))
+    pairs = compared(dump.vmlinux, dump.vmcore, [tmp_path / "stacks.txt"])
     assert [pair.identical for pair in pairs] == [True] * 3
 
 
