@@ -6,11 +6,13 @@ import hashlib
 import lzma
 import shutil
 import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import isolated
+import places
 import pytest
 import zstandard
 
@@ -360,6 +362,20 @@ def test_no_room(small: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Exception, match=r"takes 0.4 MiB, and 0.0 MiB are free"):
         write_folder(small, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [("--to", "MiB, and 4.0 MiB are free"), ("--archive", "No space left")],
+)
+def test_a_disk_that_is_full(examples: Path, tmp_path: Path, option: str, sentence: str) -> None:
+    files = [str(examples / name) for name in ("vmlinux.zst", "vmcore-null")]
+    words = ["save", "bundle", *files, option, str(tmp_path / "out.tar.zst")]
+    done = places.inside_tmpfs("4m", [sys.executable, "-m", "crashpy", *words], tmp_path)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert str(tmp_path) in done.stderr
+    assert done.stdout == ""  # nothing is left there
 
 
 def test_a_private_dump_is_linked_and_nothing_else(small: Contents, tmp_path: Path) -> None:

@@ -275,7 +275,8 @@ def write_folder(
     own = folder.is_dir() and folder.samefile(contents.parts[0].path.absolute().parent)
     _room_for(contents, folder if own else folder.absolute().parent)
     if own:
-        deliver(_in_place(contents, folder), FolderCarrier(folder), progress)
+        with _naming(folder):
+            deliver(_in_place(contents, folder), FolderCarrier(folder), progress)
         _sync(folder)
         return
     if folder.exists():
@@ -289,7 +290,8 @@ def write_folder(
             " delete it, or wait"
         ) from None
     try:
-        deliver(contents, FolderCarrier(draft), progress)
+        with _naming(folder):
+            deliver(contents, FolderCarrier(draft), progress)
         _sync(draft)
         draft.rename(folder)
         _sync(folder.absolute().parent)
@@ -352,7 +354,7 @@ def write_archive(
     top = archive.name.removesuffix(".zst").removesuffix(".tar") or "bundle"
     draft.unlink(missing_ok=True)
     try:
-        with _create(draft) as out:
+        with _naming(archive), _create(draft) as out:
             carrier = ArchiveCarrier(out, top)
             deliver(contents, carrier, progress)
             carrier.close()
@@ -360,6 +362,17 @@ def write_archive(
         _sync(archive.absolute().parent)
     except BaseException:
         draft.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of write(2) does not tell of which file it is: a full disk, say."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
