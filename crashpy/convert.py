@@ -337,25 +337,22 @@ def _unflatten(source: str, target: Path, asked: argparse.Namespace) -> int:
 
 def _estimate(paths: Sequence[str]) -> int:
     """Pages and bytes by class and by level, as `makedumpfile --mem-usage` lays them out."""
-    from crashpy.vmcore.filter import CLASSES
+    from crashpy.vmcore.estimate import estimate
     from crashpy.vmcore.memory import memory_of
-    from crashpy.vmcore.selection import select
 
     memory = memory_of([recognised(path) for path in paths])
-    size = memory.page_size
-    everything = select(memory, 30)
-    kept = everything.pages
-    out = sys.stdout
-    out.write(f"{'CLASS':16} {'PAGES':>12} {'BYTES':>16}\n")
-    for name in CLASSES:
-        count = everything.left_out[name]
-        out.write(f"{name:16} {count:12} {count * size:16}\n")
-    out.write(f"{'kept always':16} {kept:12} {kept * size:16}\n\n")
-    out.write(f"{'LEVEL':16} {'PAGES':>12} {'BYTES':>16}\n")
-    for level in (0, 2, 6, 8, 16, 30):
-        count = select(memory, level).pages
-        out.write(f"{level:<16} {count:12} {count * size:16}\n")
-    out.write("Zero pages (1) take no room when packed: level 31 is at most level 30.\n")
+    found = estimate(memory)
+
+    def row(name: object, pages: int) -> None:
+        sys.stdout.write(f"{name!s:16} {pages:12} {pages * memory.page_size:16}\n")
+
+    sys.stdout.write(f"{'CLASS':16} {'PAGES':>12} {'BYTES':>16}\n")
+    for name, pages in found.classes.items():
+        row(name, pages)
+    row("kept always", found.levels[31])
+    sys.stdout.write(f"\n{'LEVEL':16} {'PAGES':>12} {'BYTES':>16}\n")
+    for level, pages in enumerate(found.levels):
+        row(level, pages)
     return 0
 
 
@@ -478,7 +475,11 @@ def _convert_parser() -> argparse.ArgumentParser:
     add("-x", dest="image", metavar="VMLINUX", help="the kernel with debug information, to erase")
     add("-L", dest="limit", type=_count, metavar="BYTES", help="write no file greater than this")
     add("--exact", action="store_true", help="the very bytes that makedumpfile writes")
-    add("--estimate", action="store_true", help="only say how much each level would keep")
+    add(
+        "--estimate",
+        action="store_true",
+        help="only say how many pages each level keeps, not packed",
+    )
     add("--dmesg", action="store_true", help="only the kernel's log, to OUT or the output")
     add("--vmcoreinfo", action="store_true", help="only VMCOREINFO, to OUT or the output")
     add("-q", "--quiet", action="store_true", help="no progress")

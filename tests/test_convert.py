@@ -18,6 +18,7 @@ from crashpy.vmcore.filter import Filter
 from crashpy.vmcore.kdump import DESCRIPTOR
 from crashpy.vmcore.memory import memory_of
 from crashpy.vmcore.recognise import recognise
+from crashpy.vmcore.selection import select
 
 SAMPLE = "vmcore-null"
 
@@ -283,7 +284,6 @@ def test_what_cannot_be_erased(sample, opened, request_, sentence):
 def test_a_page_that_the_level_keeps_is_missed(sample, tmp_path, capsys):
     """As Debian 12's makedumpfile leaves slab pages of Linux 6.12 out."""
     from crashpy.vmcore.codecs import codec
-    from crashpy.vmcore.selection import select
     from crashpy.vmcore.sinks import FileSink
     from crashpy.vmcore.write import write_kdump
 
@@ -308,9 +308,16 @@ def test_the_log_and_vmcoreinfo_come_alone(sample, opened, capsys):
     assert capsys.readouterr().out.startswith("OSRELEASE=6.12.117-sample\n")
 
 
-def test_an_estimate_names_every_class(sample, capsys):
+def test_an_estimate_counts_classes_and_levels(sample, capsys):
     assert convert(["--estimate", sample]) == 0
-    assert {"free", "cache", "user", "hwpoison"} <= set(capsys.readouterr().out.split())
+    classes, levels = capsys.readouterr().out.split("\n\n")
+    assert {"free", "cache", "user", "hugetlb", "hwpoison", "zero"} <= set(classes.split())
+    rows = [line.split() for line in levels.splitlines()[1:]]
+    assert [int(row[0]) for row in rows] == list(range(32))
+    memory = memory_of([recognise(sample)])
+    for level in (0, 16, 30):
+        assert int(rows[level][1]) == select(memory, level).pages
+    assert all(int(rows[n + 1][1]) <= int(rows[n][1]) for n in range(0, 32, 2))
 
 
 @pytest.mark.parametrize(

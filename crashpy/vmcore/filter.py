@@ -47,19 +47,57 @@ class Tally:
     pages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
 
 
+class StructPages:
+    """Struct pages in bulk. What was read last is kept: several filters may share it."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._address = -1
+        self._room = np.empty(0, np.uint8)
+
+    def read(self, address: int, size: int) -> NDArray[np.uint8]:
+        """Those that the dump lacks are zero: nothing to leave out. Valid until the next call."""
+        page_size = self._memory.page_size
+        if address % page_size:  # a section's struct pages begin on a page's boundary
+            raise CommandError(f"{self._memory.vmcore.path}: cannot filter: struct pages lie askew")
+        room = -(-size // page_size) * page_size
+        if address != self._address or room > len(self._room):
+            if room > len(self._room):
+                self._room = np.empty(room, np.uint8)
+            self._fill(address, self._room[:room])
+            self._address = address
+        return self._room[:size]
+
+    def _fill(self, address: int, raw: NDArray[np.uint8]) -> None:
+        memory, page_size = self._memory, self._memory.page_size
+        at = 0
+        while at < len(raw):
+            try:
+                physical, size = memory.translate(address + at)
+            except Unmapped:
+                raw[at : at + page_size] = 0
+                at += page_size
+                continue
+            size = min(size, len(raw) - at)
+            pfns = np.arange(physical // page_size, (physical + size) // page_size)
+            memory.read_into(pfns, raw[at : at + size].reshape(-1, page_size))
+            at += size
+
+
 class Filter:
     """Decides section by section. Needs memory for one section's struct pages only."""
 
-    def __init__(self, memory: Memory, level: int) -> None:
+    def __init__(self, memory: Memory, level: int, pages: StructPages | None = None) -> None:
         """Raises CommandError where VMCOREINFO lacks what the level needs."""
         self.memory = memory
+        self.pages = pages or StructPages(memory)
         self.level = Level(level)
         self.tally = Tally()
         number, offset = memory.number, memory.offset
         # makedumpfile does not look at a page where only zero pages go and no page can
         # be poisoned: then pages that are offline stay, too.
-        self._wanted = bool(level & ~Level.ZERO) or number("PG_hwpoison") is not None
-        if not self._wanted:
+        self.wanted = bool(level & ~Level.ZERO) or number("PG_hwpoison") is not None
+        if not self.wanted:
             return
         size = memory.size("page")
         columns = {
@@ -75,7 +113,6 @@ class Filter:
                 f" {', '.join(lacking) or 'SIZE(page)'}"
             )
         self._size = size
-        self._room = np.empty(0, np.uint8)
         self._column = {name: at for name, at in columns.items() if at is not None}
 
         def bit(name: str, default: int) -> np.uint64:
@@ -113,7 +150,7 @@ class Filter:
         memory = self.memory
         carry = np.zeros(0, np.uint8)  # 1 where an earlier run reaches
         at = 0
-        maps = self._sound_maps() if self._wanted else iter(())
+        maps = self._sound_maps() if self.wanted else iter(())
         step = 1 << 16
         following = next(maps, None)
         while at < memory.max_mapnr:
@@ -175,36 +212,9 @@ class Filter:
                 start = (word & SECTION_MAP_MASK) + first * self._size & (1 << 64) - 1
                 yield first, min(first + pages, memory.max_mapnr), start
 
-    def struct_pages(self, address: int, count: int) -> NDArray[np.uint8]:
-        """Struct pages in bulk; those that the dump lacks are zero: nothing to leave out.
-
-        Valid until the next call.
-        """
-        memory, page_size = self.memory, self.memory.page_size
-        room = -(-count * self._size // page_size) * page_size
-        if room > len(self._room):
-            self._room = np.empty(room, np.uint8)
-        raw = self._room[:room]
-        start = address % page_size  # a section's struct pages begin on a page's boundary
-        if start:
-            raise CommandError(f"{memory.vmcore.path}: cannot filter: struct pages lie askew")
-        at = 0
-        while at < room:
-            try:
-                physical, size = memory.translate(address + at)
-            except Unmapped:
-                raw[at : at + page_size] = 0
-                at += page_size
-                continue
-            size = min(size, room - at)
-            pfns = np.arange(physical // page_size, (physical + size) // page_size)
-            memory.read_into(pfns, raw[at : at + size].reshape(-1, page_size))
-            at += size
-        return raw[: count * self._size]
-
     def _section(self, first: int, keep: Bits, there: Bits, address: int) -> Bits:
         """Clear what is left out of one section; 1 for each page beyond it that is, too."""
-        raw = self.struct_pages(address, len(keep))
+        raw = self.pages.read(address, len(keep) * self._size)
         drop, order = self._rules(raw.reshape(-1, self._size), first)
         starts = np.flatnonzero(drop & there.astype(bool))
         if not len(starts):

@@ -41,6 +41,12 @@ def page_desc(order: str) -> np.dtype[np.void]:
     return np.dtype([(name, order + form) for name, form in fields.items()])
 
 
+def zero_pages(pages: Pages) -> Flags:
+    """Which of them hold nothing but zeroes."""
+    zero: Flags = np.bitwise_or.reduce(pages.view("<u8"), axis=1) == 0
+    return zero
+
+
 class Unmapped(LookupError):
     """A kernel address that the page tables do not map, or whose page the dump lacks."""
 

@@ -19,7 +19,7 @@ from crashpy.vmcore.codecs import Codec, Packed, in_order
 from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE, Elf, machine_number
 from crashpy.vmcore.filter import Level
 from crashpy.vmcore.kdump import DESCRIPTOR, INCOMPLETE, SIGNATURE
-from crashpy.vmcore.memory import Memory, Unmapped, page_desc
+from crashpy.vmcore.memory import Memory, Unmapped, page_desc, zero_pages
 from crashpy.vmcore.recognise import ELF_INCOMPLETE
 from crashpy.vmcore.selection import Selection as Selection
 from crashpy.vmcore.selection import select as select
@@ -218,7 +218,7 @@ def _packed(selection: Selection, codec: Codec, local: Any, pfns: NDArray[np.int
         local.buffer = np.empty((codec.at_once, selection.memory.page_size), np.uint8)
     pages = local.buffer[: len(pfns)]
     good = selection.read_into(pfns, pages)
-    zero = _zero(pages) & good if selection.level & Level.ZERO else np.zeros(len(pfns), bool)
+    zero = zero_pages(pages) & good if selection.level & Level.ZERO else np.zeros(len(pfns), bool)
     rows = np.flatnonzero(good & ~zero)
     return _Batch(good, zero, rows, codec.pack(pages, rows))
 
@@ -233,12 +233,6 @@ def _evenly(chunks: Iterator[NDArray[np.int64]], count: int) -> Iterator[NDArray
             left = left[count:]
     if len(left):
         yield left
-
-
-def _zero(pages: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which pages hold nothing but zeroes."""
-    zero: NDArray[np.bool_] = np.bitwise_or.reduce(pages.view("<u8"), axis=1) == 0
-    return zero
 
 
 @dataclass(frozen=True)
@@ -333,7 +327,7 @@ def _leave_zero_pages_out(selection: Selection) -> None:
     for pfns in _evenly(selection.pfns(), BATCH):
         pages = buffer[: len(pfns)]
         good = selection.read_into(pfns, pages)
-        gone = pfns[_zero(pages) & good]
+        gone = pfns[zero_pages(pages) & good]
         np.bitwise_and.at(kept, gone // 8, ~(1 << (gone % 8)).astype(np.uint8))
 
 

@@ -105,8 +105,8 @@ def test_the_workloads_have_pages_of_every_kind(name):
     head, swap = (memory.number("PG_head_mask"), 1 << memory.number("PG_swapcache"))
     at = {name: memory.offset(f"page.{name}") // 8 for name in ("flags", "mapping")}
     for first, end, address in rules.maps():
-        words = rules.struct_pages(address, end - first).view("<u8")
-        words = words.reshape(-1, memory.size("page") // 8)
+        size = memory.size("page")
+        words = rules.pages.read(address, (end - first) * size).view("<u8").reshape(-1, size // 8)
         flags, anonymous = words[:, at["flags"]], words[:, at["mapping"]] & 1 != 0
         found["transparent huge"] += int((anonymous & (flags & np.uint64(head) != 0)).sum())
         found["swap cache"] += int((anonymous & (flags & np.uint64(swap) != 0)).sum())
