@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -438,6 +439,13 @@ def test_what_nobody_knows_stays() -> None:
     assert unknown not in to_free([unknown, *dumps])
 
 
+def test_what_somebody_put_aside_does_not_count() -> None:
+    dumps = [dump(day) for day in DAYS[:2]]
+    aside = SavedDump("/crash", "interesting", "", "", datetime(2030, 1, 1), "complete")
+    assert names(too_many([*dumps, aside], 1)) == [DAYS[0]]
+    assert names(to_free([*dumps, aside])) == [DAYS[0]]
+
+
 def test_what_is_being_written_stays() -> None:
     half = dump(DAYS[0], "incomplete", changed_s=1000.0)
     dumps = [half, *(dump(day) for day in DAYS[1:])]
@@ -538,6 +546,46 @@ def test_prune_follows_no_link(five: Path) -> None:
     assert retention.prune_main([str(five), "--keep", "1", "--yes"]) == 0
     assert (outside / "vmcore").read_bytes() == b"precious"
     assert present(five) == ["2026-01-01-00-00", DAYS[4]]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_prune_of_any_tree(tmp_path: Path, head: bytes, flat: bytes, seed: int) -> None:
+    """What it must never do, in trees that nobody thought of."""
+    chance = random.Random(seed)
+    keep = chance.randint(1, 3)
+    for number in range(chance.randint(5, 40)):
+        day = f"2026-{chance.randint(1, 12):02}-{chance.randint(1, 28):02}-10-00"
+        hosts = "", "web-", "db.example.org-", "10.0.0.1-", "odd name-", "\n-"
+        name = chance.choice(
+            ["{host}{day}", "{host}{day}", "{day}.bak", "notes{n}", "{host}{day}:07"]
+        )
+        folder = tmp_path / name.format(host=chance.choice(hosts), day=day, n=number)
+        folder.mkdir(exist_ok=True)
+        for file in chance.sample(
+            ["vmcore", "vmcore-incomplete", "dmesg", "letter", "README.txt"], 2
+        ):
+            data = chance.choice([head, flat, flat[:-3], b"", PROVISIONAL.encode(), LOG.encode()])
+            (folder / file).write_bytes(data)
+        old = chance.choice([0, 1e9])
+        os.utime(folder, (old, old))
+        for path in folder.iterdir():
+            os.utime(path, (old, old))
+    before = listed(tmp_path)
+    known = {name for name, found in before.items() if found.layout}
+    strangers = {p.name for p in tmp_path.iterdir()} - known
+    assert retention.prune_main([str(tmp_path), "--keep", str(keep), "--yes"]) == 0
+    after = {p.name for p in tmp_path.iterdir()}
+    assert strangers <= after
+    groups: dict[object, list[SavedDump]] = {}
+    for found in filter(lambda found: found.layout, before.values()):
+        groups.setdefault(found.group, []).append(found)
+    for group in groups.values():
+        complete = [found.folder for found in group if found.state == "complete"]
+        assert set(complete[-keep:]) <= after
+        assert not set(complete[:-keep]) & after
+        assert len(set(names(group)) & after) >= min(keep, len(group))
+    assert retention.prune_main([str(tmp_path), "--keep", str(keep), "--yes"]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == after
 
 
 def test_prune_leaves_alone_what_is_mounted(five: Path) -> None:

@@ -63,16 +63,20 @@ def to_free(
 
 
 def _groups(dumps: Iterable[SavedDump]) -> Iterator[list[SavedDump]]:
-    """Dumps of one machine in one folder, the oldest first."""
+    """Dumps of one machine in one folder, the oldest first.
+
+    A folder that no kdump script has named is somebody's own: it neither goes nor counts.
+    """
     groups: dict[tuple[str, str], list[SavedDump]] = {}
     for dump in sorted(dumps, key=lambda dump: dump.order):
-        groups.setdefault(dump.group, []).append(dump)
+        if dump.layout and dump.folder:
+            groups.setdefault(dump.group, []).append(dump)
     yield from groups.values()
 
 
 def _may_go(dump: SavedDump, now_s: float | None) -> bool:
-    """Not what no kdump script has named, nor what cannot be seen, nor what is being written."""
-    if not dump.layout or not dump.folder or dump.state == "unreadable":
+    """Not what cannot be seen, nor what is being written."""
+    if dump.state == "unreadable":
         return False
     if dump.state == "complete":
         return True
