@@ -77,7 +77,7 @@ def verify(words: Sequence[str]) -> int:
 def _meant(path: str) -> list[Vmcore]:
     """The files of the dump that a path stands for."""
     if not Path(path).is_dir():
-        return [recognised(path)]
+        return [recognised(path, ordered=False)]
     from crashpy.opening.paths import sort_out
 
     return [recognised(file) for file in sort_out([path]).dumps]
@@ -204,7 +204,7 @@ def _convert(asked: argparse.Namespace) -> int:
         return _unflatten(sources[0], Path(target), asked)
     if asked.elf and (asked.packing != "none" or asked.split):
         raise CommandError("an ELF dump (-E) can be neither packed nor split")
-    files = [recognised(path) for path in sources]
+    files = [recognised(path, ordered=False) for path in sources]
     odd = next((file for file in files if file.bits != 64 or file.order != "<"), None)
     if odd is not None:
         raise CommandError(
@@ -378,10 +378,10 @@ def _told(asked: argparse.Namespace) -> int:
     return 0
 
 
-def recognised(path: str) -> Vmcore:
+def recognised(path: str, *, ordered: bool = True) -> Vmcore:
     from crashpy.vmcore.recognise import recognise
 
-    vmcore = recognise(path)
+    vmcore = recognise(path, ordered=ordered)
     if vmcore is None:
         raise CommandError(f"{path}: not a dump")
     return vmcore

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import random
+import struct
 import sys
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from crashpy.convert import check, convert, verify
 from crashpy.vmcore.erase import erasure
 from crashpy.vmcore.filter import Filter
 from crashpy.vmcore.kdump import DESCRIPTOR
-from crashpy.vmcore.memory import memory_of
-from crashpy.vmcore.recognise import recognise
+from crashpy.vmcore.memory import Memory, Unmapped, memory_of
+from crashpy.vmcore.recognise import Vmcore, recognise
 from crashpy.vmcore.selection import select
 
 SAMPLE = "vmcore-null"
@@ -391,6 +392,49 @@ def test_the_next_level_is_tried_where_there_is_no_room(examples, tmp_path, monk
     assert levels == [0, 31]
     assert "no room at level 0: trying level 31" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["vmcore"]
+
+
+def test_progress_tells_rate_and_time_left(monkeypatch):
+    from crashpy import convert as module
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(module.sys, "stderr", terminal)
+    clock = iter([10.0, 20.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    show = module.progress_line(False, 0.0)
+    show(250_000, 1_000_000)
+    show(500_000, 1_000_000)
+    assert terminal.getvalue().split("\r")[1:] == [
+        " 25 %      102 MB/s    30 s left ",
+        " 50 %      102 MB/s    20 s left ",
+    ]
+    assert module.progress_line(True, 0.0) is None
+
+
+def test_page_tables_of_aarch64():
+    """A page, a block of 2 MiB, and what is not mapped."""
+
+    class Tables(Memory):
+        page_size, max_mapnr = 4096, 1 << 20
+
+        def physical(self, address, _size):
+            entries = {
+                0x1000: {511: 0x2000 | 3},
+                0x2000: {0: 0x3000 | 3 | 1 << 59},
+                0x3000: {0: 0x4000 | 3, 1: 0x40200000 | 1 | 1 << 52},
+                0x4000: {5: 0x7000 | 3 | 1 << 51},
+            }[address]
+            return struct.pack("<512Q", *(entries.get(n, 0) for n in range(512)))
+
+    text = b"SYMBOL(swapper_pg_dir)=ffff800008001000\n"
+    text += b"NUMBER(kimage_voffset)=0xffff800008000000\nNUMBER(VA_BITS)=48\n"
+    memory = Tables([Vmcore("made up", None, "elf", machine="aarch64", vmcoreinfo_text=text)])
+    top = (1 << 64) - (1 << 39)
+    assert memory.translate(top + 5 * 4096 + 16) == (0x7010, 4080)
+    assert memory.translate(top + (1 << 21) + 0x1234) == (0x40201234, (1 << 21) - 0x1234)
+    with pytest.raises(Unmapped):
+        memory.translate(top + 6 * 4096)
 
 
 @pytest.mark.parametrize("verb", ["convert", "verify"])

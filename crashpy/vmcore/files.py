@@ -239,8 +239,12 @@ def memory_file(name: str) -> int:
     return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
-def open_bytes(path: str | Path) -> tuple[Bytes, str, str]:
-    """A file's bytes, what they were packed with, and how unpacking failed, if it did."""
+def open_bytes(path: str | Path, *, ordered: bool = True) -> tuple[Bytes, str, str]:
+    """A file's bytes, what they were packed with, and how unpacking failed, if it did.
+
+    `ordered` is for readers that need a file which is in order: of a flattened one that
+    was cut short a copy is made in memory.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     how = damage = ""
     start = os.pread(fd, 16, 0)
@@ -263,8 +267,10 @@ def open_bytes(path: str | Path) -> tuple[Bytes, str, str]:
         return plain, how, damage
     flat = FlattenedFile(plain)
     if not flat.complete and flat.size:
-        # libkdumpfile refuses it: put what there is in order, in memory.
         damage = damage or "its flattened form has no end record: the file is cut short"
+        if not ordered:
+            return flat, how, damage
+        # libkdumpfile refuses it: put what there is in order, in memory.
         target = memory_file(Path(path).name)
         write_sparse(target, (flat.read(at, CHUNK) for at in range(0, flat.size, CHUNK)))
         os.close(fd)

@@ -100,13 +100,13 @@ def parse_vmcoreinfo(text: bytes) -> dict[str, str]:
     return found
 
 
-def recognise(path: str) -> Vmcore | None:
-    """The dump in this file, or None when it is something else.
+def recognise(path: str, *, ordered: bool = True) -> Vmcore | None:
+    """The dump in this file, or None when it is something else; `ordered` as open_bytes has it.
 
     Raises OpeningError for a file that is meant to be a dump and cannot be used.
     """
     readable(path)
-    file, packing, damage = open_bytes(path)
+    file, packing, damage = open_bytes(path, ordered=ordered)
     start = file.read(0, 16)
     if start[:8] in (SIGNATURE, DISKDUMP):
         dump = _kdump(path, file)
