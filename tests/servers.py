@@ -42,6 +42,7 @@ PACKAGES = {
     "ganesha.nfsd": "nfs-ganesha",
     "dbus-daemon": "dbus-daemon",
     "mke2fs": "e2fsprogs",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
 }
 
@@ -69,13 +70,11 @@ class Server:
     def stopped(self) -> Iterator[None]:
         """As a machine that hangs: connections stay, nobody answers."""
         pids = _descendants(self.process.pid)
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        _signal(pids, signal.SIGSTOP)
         try:
             yield
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            _signal(pids, signal.SIGCONT)
 
 
 def need(*programs: str) -> None:
@@ -134,7 +133,8 @@ def _running(
     script = (PRELUDE + setup).format(base=base, uid=UID) + f"{shlex.join(command)}\n:\n"
     with (base / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child",
+            ["setpriv", "--pdeathsig", "KILL",  # whatever becomes of the tests
+             "unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child",
              "sh", "-c", script],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
@@ -157,18 +157,25 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise AssertionError(f"the server did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # one that has just done its work
+            os.kill(pid, number)
+
+
 def _descendants(pid: int) -> list[int]:
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *_descendants(int(child))]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *_descendants(int(child))]
     return found
 
 
 @contextlib.contextmanager
 def sshd() -> Iterator[Server]:
     """Its facts: `host_key`, `known_hosts` (a file), `identity` (a private key that it takes)."""
-    need("sshd", "ssh-keygen", "unshare")
+    need("sshd", "ssh-keygen", "setpriv", "unshare")
     port = free_port()
     with _folder() as base:
         for name in ("host", "identity"):
@@ -196,7 +203,7 @@ def sshd() -> Iterator[Server]:
 @contextlib.contextmanager
 def vsftpd(*, tls: bool = False) -> Iterator[Server]:
     """Its fact, with TLS: `certificate`, a file."""
-    need("vsftpd", "unshare", *(["openssl"] if tls else []))
+    need("vsftpd", "setpriv", "unshare", *(["openssl"] if tls else []))
     port = free_port()
     with _folder() as base:
         (base / "pam").write_text("auth required pam_unix.so\naccount required pam_unix.so\n")
@@ -230,7 +237,7 @@ def vsftpd(*, tls: bool = False) -> Iterator[Server]:
 @contextlib.contextmanager
 def smbd() -> Iterator[Server]:
     """Two shares: `crash`, and `public` for guests."""
-    need("smbd", "smbpasswd", "unshare")
+    need("smbd", "smbpasswd", "setpriv", "unshare")
     port = free_port()
     with _folder() as base:
         folders = ("private", "lock", "state", "cache", "pid", "ncalrpc")
@@ -263,7 +270,7 @@ def smbd() -> Iterator[Server]:
 def ganesha() -> Iterator[Server]:
     """NFSv4 alone; its exports lie on file systems of its own, as it takes neither tmpfs nor
     overlayfs."""
-    need("ganesha.nfsd", "dbus-daemon", "mke2fs", "unshare")
+    need("ganesha.nfsd", "dbus-daemon", "mke2fs", "setpriv", "unshare")
     if not Path("/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so").exists():
         raise AssertionError("the VFS module of ganesha.nfsd is missing: install nfs-ganesha-vfs")
     port = free_port()
