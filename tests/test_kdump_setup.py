@@ -533,6 +533,23 @@ def test_sysv(tree):
     assert tree.ran == ["chkconfig boot.kdump on"]
 
 
+@pytest.mark.parametrize(
+    ("tool", "values", "back"),
+    [
+        ("grubby", ["1G"], "grubby --update-kernel=ALL --args=crashkernel=256M"),
+        ("pbl", ["1G"], "pbl --add-option crashkernel=256M --config"),
+    ],
+)
+def test_a_boot_loader_that_was_changed_is_changed_back(tree, tool, values, back):
+    tree.machine()
+    tree.write("/etc/sysconfig/bootloader", "")
+    said = {"pbl": "echo crashkernel=256M", "grubby": "echo 'args=\"ro crashkernel=256M\"'"}
+    tree.tool(tool, said[tool])
+    with pytest.raises(Refused, match="reported no error, yet crashkernel= is 256M afterwards"):
+        bootloader.plan(tree.system, values).carry_out(tree.system)
+    assert tree.ran[-1] == back
+
+
 def test_no_unit(tree, capsys):
     tree.suse()
     assert tree.setup("enable", "--yes") == 3

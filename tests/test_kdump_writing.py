@@ -175,6 +175,34 @@ def test_being_told_to_end_undoes_it(tree, number):
     assert held(tree) == OLD
 
 
+def test_commands_that_succeeded_are_taken_back(tree):
+    tree.tool("systemctl")
+    tree.tool("update-grub", "case $(cat $ROOT/etc/x) in new*) exit 1;; esac")
+    made = plan(("systemctl", "enable", "kdump"), ("update-grub",))
+    made.opposites = {
+        ("systemctl", "enable", "kdump"): ("systemctl", "disable", "kdump"),
+        ("update-grub",): ("update-grub",),
+    }
+    with pytest.raises(Refused, match="update-grub failed with status 1"):
+        made.carry_out(tree.system)
+    assert held(tree) == OLD
+    assert tree.ran == [
+        "systemctl enable kdump",
+        "update-grub ",
+        "update-grub ",  # made anew from the files as they were
+        "systemctl disable kdump",
+    ]
+
+
+def test_what_cannot_be_taken_back_does_not_hide_why(tree):
+    tree.tool("update-grub", "echo broken >&2; exit 1")
+    made = plan(("update-grub",))
+    made.opposites = {("update-grub",): ("update-grub",)}
+    with pytest.raises(Refused, match="update-grub failed with status 1: broken; the files are"):
+        made.carry_out(tree.system)
+    assert held(tree) == OLD
+
+
 def test_a_copy_of_a_file_with_a_password_is_its_owner_s(tree):
     tree.write("/etc/x", "FTP_PASSWORD=a\n", 0o644)
     [copy] = Plan([Edit("/etc/x", "FTP_PASSWORD=a\n", "\n")]).carry_out(tree.system)

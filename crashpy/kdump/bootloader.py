@@ -94,9 +94,14 @@ def _pbl(system: System, change: Change) -> Plan:
         said = system.run(["pbl", "--get-option", "crashkernel"])
         _compare("pbl", _values(said), change)
 
-    if _values(_quietly(system, ["pbl", "--get-option", "crashkernel"])) == [*change.values]:
+    old = _values(_quietly(system, ["pbl", "--get-option", "crashkernel"]))
+    if old == [*change.values]:
         return Plan()
-    return Plan(commands=[("pbl", *option, "--config")], checks=[check])
+    command: tuple[str, ...] = ("pbl", *option, "--config")
+    back = ("--add-option", Change(tuple(old)).words) if old else ("--del-option", "crashkernel")
+    made = Plan(commands=[command], checks=[check])
+    made.opposites[command] = ("pbl", *back, "--config")
+    return made
 
 
 def _quietly(system: System, argv: Sequence[str]) -> str:
@@ -128,13 +133,19 @@ def _grubby(system: System, change: Change) -> Plan:
         for found in entries(system):
             _compare("grubby", found, change)
 
-    if all(found == [*change.values] for found in entries(system)):
+    old = entries(system)
+    if all(found == [*change.values] for found in old):
         return Plan()
     option = f"--args={change.words}" if change.values else "--remove-args=crashkernel"
     commands: list[tuple[str, ...]] = [("grubby", "--update-kernel=ALL", option)]
     if system.machine == "s390x" and system.tool("zipl"):
         commands.append(("zipl",))
-    return Plan(commands=commands, checks=[check])
+    made = Plan(commands=commands, checks=[check])
+    if all(found == old[0] for found in old):  # else there is no one way back
+        before = Change(tuple(old[0]))
+        back = f"--args={before.words}" if before.values else "--remove-args=crashkernel"
+        made.opposites[commands[0]] = ("grubby", "--update-kernel=ALL", back)
+    return made
 
 
 # GRUB's defaults, and what makes grub.cfg of them.
@@ -185,6 +196,7 @@ def _grub(system: System, change: Change) -> Plan:
         made.commands.append((tool, "-o", config))
     if config is not None:
         made.checks.append(lambda system: _check_grub(system, config, change))
+    made.opposites = {argv: argv for argv in made.commands}  # once the files are as they were
     return made
 
 
@@ -272,7 +284,8 @@ def _zipl(system: System, change: Change) -> Plan:
         raise Refused(f"{system.shown(name)}: no line `parameters=` to put crashkernel= in")
     if new == old:
         return Plan()
-    return Plan(edits=[Edit(name, old, new)], commands=[("zipl",)])
+    command = ("zipl",)
+    return Plan([Edit(name, old, new)], [command], opposites={command: command})
 
 
 BACKENDS = {"pbl": _pbl, "grubby": _grubby, "grub": _grub, "bls": _bls, "zipl": _zipl}

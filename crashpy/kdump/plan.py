@@ -6,6 +6,7 @@ SavePlan  what becomes of a dump, as the configuration says: for `crashpy save`
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import shlex
@@ -80,6 +81,7 @@ class Plan:
     commands: list[tuple[str, ...]] = field(default_factory=list)
     checks: list[Callable[[System], None]] = field(default_factory=list)  # raise Refused
     notes: list[str] = field(default_factory=list)  # what the person should know
+    opposites: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)  # of commands
 
     @property
     def empty(self) -> bool:
@@ -94,6 +96,14 @@ class Plan:
         for note in self.notes:
             yield f"note: {note}"
 
+    def add(self, other: Plan) -> None:
+        """Do what another plan does, too."""
+        self.edits += other.edits
+        self.commands += other.commands
+        self.checks += other.checks
+        self.notes += other.notes
+        self.opposites |= other.opposites
+
     def carry_out(self, system: System) -> list[str]:
         """Do all of it, or none; where the files as they were have been kept."""
         with writing(system), interruptible():
@@ -104,6 +114,7 @@ class Plan:
                         " nothing was written, look and try again"
                     )
             change = Change(system)
+            ran: list[tuple[str, ...]] = []
             try:
                 change.begin({edit.name: bool(_secrets(edit.old or "")) for edit in self.edits})
                 for edit in self.edits:
@@ -113,12 +124,17 @@ class Plan:
                     if system.read(edit.name) != edit.new:
                         raise Refused(f"{system.shown(edit.name)}: does not read as written")
                 for argv in self.commands:
+                    ran.append(argv)
                     system.run(argv)
                 for check in self.checks:
                     check(system)
                 return change.done()
             except BaseException as error:
                 change.undo()
+                for argv in reversed(ran):
+                    if opposite := self.opposites.get(argv):
+                        with contextlib.suppress(Refused):
+                            system.run(opposite)
                 if isinstance(error, OSError):
                     name = error.filename or "writing"
                     raise Refused(f"{name}: {error.strerror}: nothing was changed") from None

@@ -58,7 +58,9 @@ def switch(config: Config, *, on: bool) -> Plan:
         plan.edits = config.edits()
     word = "enable" if on else "disable"
     if enabled(config) is not on:
-        plan.commands.append(_command(system, name, word))
+        command = _command(system, name, word)
+        plan.commands.append(command)
+        plan.opposites[command] = _command(system, name, "disable" if on else "enable")
         plan.checks.append(lambda _: _check(config, name, on))
     if on and not system.crashkernel and system.live:
         plan.notes.append("no memory is reserved yet: `crashpy setup bootloader`, then a reboot")

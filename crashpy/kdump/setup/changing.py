@@ -198,8 +198,5 @@ def _filled_in(system: System, config: Config, before: Fields, after: Fields) ->
     if after["crashkernel"] != before["crashkernel"]:
         parts.append(_reserve(system, after["crashkernel"].split()))
     for part in parts:
-        plan.edits += part.edits
-        plan.commands += part.commands
-        plan.checks += part.checks
-        plan.notes += part.notes
+        plan.add(part)
     return plan
