@@ -12,6 +12,10 @@ proof, rehearsal    whether a crash leaves a dump: tried here, or in a virtual m
 setup, tui          `crashpy setup`
 capture             `crashpy capture`: what runs between the crash and the reboot
 urls, targets, ...  where dumps go: `crashpy save`
+layouts, inventory  what lies there, whoever saved it; retention: what is too many of it
+report, sums        README.txt and SHA256SUMS beside a dump
+parts, bundle       what the analysis of a dump needs, found by BUILD-ID and put beside it
+notify              the mail about it
 
 Rationale: setup writes nothing but through a Plan, so that every verb can show what it
 would do, and no half-done change is left behind.
