@@ -296,3 +296,15 @@ def test_words(capsys):
     assert capture(["fly"]) == 2
     assert '"fly" is no verb' in capsys.readouterr().err
     assert capture(["-h"]) == 0
+
+
+def test_python_in_the_environment_holds_no_more_than_saving_needs():
+    """No drgn, no setup, no terminal: each would cost tens of megabytes of what is reserved."""
+    archive = Archive()
+    engine = choose("native", plan(), RELEASE)
+    parts.add_python(archive, [*engine.python_modules(plan())], without=engine.without(plan()))
+    names = " ".join(archive.entries)
+    assert "/crashpy/kdump/retention.pyc" in names  # imported late
+    for absent in ("drgn", "prompt_toolkit", "paramiko", "crashpy/kdump/setup", "numpy/f2py"):
+        assert absent not in names
+    assert archive.memory_bytes < 80 << 20

@@ -7,6 +7,7 @@ reboots, and takes commands again, as often as a test wants.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -120,6 +121,8 @@ class Tree:
         for tool in ("kexec", "makedumpfile"):
             parts.add_program(archive, f"/usr/sbin/{tool}", str(System().tool(tool)))
         parts.add_python(archive, [*PRODUCTION], docstrings=True)
+        # To follow a stack takes minutes in emulation, and a mail would wait for it.
+        del archive.entries[f"{parts.home()}/crashpy/session.pyc"]
         for path in ROOT.rglob("*"):
             if path.is_file() and path.suffix not in (".py", ".pyc"):
                 place = path.relative_to(ROOT)
@@ -158,18 +161,17 @@ class Tree:
 
 def _every_module(package: str, folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        parts = parts[:-1] if parts[-1] == "__init__" else parts
-        yield ".".join((package, *parts))
+        words = path.relative_to(folder).with_suffix("").parts
+        yield ".".join((package, *(words[:-1] if words[-1] == "__init__" else words)))
 
 
 # What the machine's own Python has: all of crashpy, and what others import late.
 ROOT = Path(crashpy.__file__).parent
 PRODUCTION = (
     *_every_module("crashpy", ROOT),
-    *_every_module("crashpy.commands", ROOT.parent / "commands"),
     "drgn.helpers.linux",
     "drgn.helpers.common",
+    "email.policy",
     "encodings.idna",
     "_strptime",
 )
@@ -221,7 +223,7 @@ class Machine:
             "-cpu", "max,-avx512f", "-accel", "tcg,thread=multi",
             "-smp", str(cpus), "-m", str(memory_mib),
             "-kernel", str(kernel.image), "-initrd", str(initrd),
-            "-append", f"console=ttyS0 panic=0 crashkernel={crashkernel} net.ifnames=0",
+            "-append", f"console=ttyS0 crashkernel={crashkernel} net.ifnames=0",
             "-serial", f"file:{self._log}",
             "-chardev", f"socket,id=line,path={socket_path},server=on,wait=off",
             "-serial", "chardev:line",
@@ -299,6 +301,12 @@ class Machine:
         assert self._line
         self._line.sendall(f"sync; {how}\n".encode())
         return self.wait_ready(CAPTURE_SECONDS + BOOT_SECONDS)
+
+    @property
+    def least_available_mib(self) -> list[int]:
+        """In each capture that said it: the least memory that was available."""
+        found = re.findall(r"the least memory that was available: (\d+) kB", self.console)
+        return [int(number) // 1024 for number in found]
 
     def stop(self) -> None:
         """Power off, so that the disks are whole."""

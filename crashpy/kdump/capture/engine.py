@@ -32,6 +32,16 @@ class Engine:
         yield from parts.present(PACKERS.get(plan.format, ()))
         yield from PROTOCOLS.get(plan.target.protocol, ())
 
+    def without(self, plan: SavePlan) -> tuple[str, ...]:
+        """What is left out of it."""
+        others = {
+            name
+            for protocol in PROTOCOLS
+            if protocol != plan.target.protocol
+            for name in PROTOCOLS[protocol]
+        }
+        return (*WITHOUT, *(others - {*PROTOCOLS.get(plan.target.protocol, ())}))
+
     def libraries(self, plan: SavePlan) -> Iterator[str]:
         """Shared libraries that are found by their name when they are needed."""
         if plan.format == "lzo":
@@ -45,16 +55,24 @@ class Engine:
 
 SAVING = (
     "crashpy.kdump.capture.run",
-    "crashpy.kdump.config",
-    "crashpy.kdump.saving",
-    "crashpy.kdump.inventory",
-    "crashpy.convert",
-    "crashpy.vmcore.log",
     "encodings.idna",
     "encodings.ascii",
     "encodings.latin_1",
     "_strptime",
-    "traceback",
+)
+# What saving never comes to: what reads dumps with drgn, and what the environment does itself.
+WITHOUT = (
+    "crashpy.opening",
+    "crashpy.kernel",
+    "crashpy.usable",
+    "crashpy.vmcore.erase",
+    "crashpy.cli",
+    "crashpy.save",
+    "crashpy.kdump.mounted",
+    "crashpy.kdump.bundle",
+    "crashpy.kdump.capture",
+    "crashpy.kdump.check",
+    "crashpy.kdump.setup",
 )
 PACKERS = {
     "zlib": ("isal.isal_zlib",),

@@ -172,7 +172,8 @@ def add_init(archive: Archive) -> None:
 
 def add_engine(archive: Archive, engine: Engine, plan: SavePlan) -> None:
     if engine.name == "native":
-        parts.add_python(archive, [*engine.python_modules(plan)])
+        modules = [*engine.python_modules(plan)]
+        parts.add_python(archive, modules, without=engine.without(plan))
         for library in engine.libraries(plan):
             archive.copy(library, Path(library), 0o755)
         return

@@ -146,19 +146,40 @@ def unpacked(path: Path) -> bytes:
 
 HOME = "/usr/lib"  # PYTHONHOME is /usr
 
-# Imports what it is told to, then says what was imported, and puts all of it, compiled and
-# without docstrings, into a folder: the interpreter that compiles is the one that will run.
+# Imports what it is told to, and what functions of our own modules import late; then says what
+# was imported, and puts all of it, compiled and without docstrings, into a folder: the
+# interpreter that compiles is the one that will run.
 _COLLECTOR = """
-import importlib.util, json, os, pathlib, py_compile, sys
-target, names = pathlib.Path(sys.argv[1]), sys.argv[2:]
-sys.path[:] = json.loads(sys.stdin.read()) or sys.path
-found = {}
-for name in names:
+import ast, importlib.util, json, os, pathlib, py_compile, sys
+told = json.loads(sys.stdin.read())
+target, pending, without = pathlib.Path(sys.argv[1]), [*told["modules"]], told["without"]
+sys.path[:] = told["path"]
+
+def late(node):
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if isinstance(child, ast.ImportFrom) and child.module:
+            yield child.module
+        yield from late(child)
+
+def unwanted(name):
+    return any(name == word or name.startswith(word + ".") for word in without)
+
+found, seen = {}, set()
+while pending:
+    name = pending.pop()
     if name.endswith(".__main__"):  # it would run
         spec = importlib.util.find_spec(name)
         found[name] = importlib.util.module_from_spec(spec)
     else:
         importlib.import_module(name)
+    for name in [n for n in sys.modules if n.startswith("crashpy.") and n not in seen]:
+        seen.add(name)
+        source = getattr(sys.modules[name], "__file__", None) or ""
+        if source.endswith(".py") and (name in told["modules"] or not unwanted(name)):
+            tree = ast.parse(pathlib.Path(source).read_bytes())
+            pending += [n for n in late(tree) if n.startswith("crashpy.") and not unwanted(n)]
 found |= sys.modules
 extensions = []
 for name, module in sorted(found.items()):
@@ -203,10 +224,19 @@ def home() -> str:
     return f"{HOME}/python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def add_python(archive: Archive, modules: Sequence[str], *, docstrings: bool = False) -> None:
-    """This interpreter as /usr/bin/python3, with what the modules import and nothing else."""
+def add_python(
+    archive: Archive,
+    modules: Sequence[str],
+    *,
+    without: Sequence[str] = (),
+    docstrings: bool = False,
+) -> None:
+    """This interpreter as /usr/bin/python3, with what the modules import and nothing else.
+
+    What our own import late comes, too, but for the packages and modules in `without`.
+    """
     with tempfile.TemporaryDirectory(prefix="crashpy-capture-") as folder:
-        found = _collect(Path(folder), modules, docstrings)
+        found = _collect(Path(folder), modules, without, docstrings)
         place = home()
         for path in Path(folder).rglob("*.pyc"):
             archive.file(f"{place}/{path.relative_to(folder)}", path.read_bytes())
@@ -226,11 +256,13 @@ def add_python(archive: Archive, modules: Sequence[str], *, docstrings: bool = F
                     archive.copy(moved, Path(library), 0o755)
 
 
-def _collect(folder: Path, modules: Sequence[str], docstrings: bool) -> Interpreter:
+def _collect(
+    folder: Path, modules: Sequence[str], without: Sequence[str], docstrings: bool
+) -> Interpreter:
     script = _COLLECTOR.replace("OPTIMIZE", "1" if docstrings else "2")
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), *modules],
-        input=json.dumps(sys.path),
+        [sys.executable, "-c", script, str(folder)],
+        input=json.dumps({"path": sys.path, "modules": modules, "without": without}),
         capture_output=True,
         text=True,
         check=False,
