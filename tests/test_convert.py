@@ -210,6 +210,27 @@ def test_flipped_bits_never_end_in_a_traceback(sample, tmp_path, monkeypatch):
     assert any(finding.startswith("3 of ") for finding in check([recognise(str(path))]))
 
 
+def test_damaged_vmcoreinfo_never_ends_in_a_traceback(sample):
+    vmcore = recognise(sample)
+    text = vmcore.vmcoreinfo_text
+    digits = [at for at in range(len(text)) if chr(text[at]).isdigit()]
+    chance = random.Random(1)
+    refused = 0
+    for _ in range(25):
+        damaged = bytearray(text)
+        for at in chance.sample(digits, chance.choice([3, 20])):
+            damaged[at] = chance.choice(b"0123456789abcdefx-=\n\xff")
+        vmcore.vmcoreinfo_text = bytes(damaged)
+        try:
+            memory = memory_of([vmcore])
+            memory.level = 0  # so that the rules are needed
+            select(memory, 31)
+        except CommandError as error:
+            assert "VMCOREINFO" in str(error) or "cannot filter" in str(error)  # noqa: PT017
+            refused += 1
+    assert refused
+
+
 def test_a_bit_of_the_bitmap_shifts_the_pages_behind_it(sample, tmp_path):
     bitmap, table, _, _ = places_of(sample)
     kept_at = (bitmap + table) // 2

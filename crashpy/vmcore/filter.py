@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crashpy.command import CommandError
-from crashpy.vmcore.memory import Memory, Unmapped
+from crashpy.vmcore.memory import Memory, Unmapped, damaged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,54 +93,85 @@ class Filter:
         self.pages = pages or StructPages(memory)
         self.level = Level(level)
         self.tally = Tally()
-        number, offset = memory.number, memory.offset
-        # makedumpfile does not look at a page where only zero pages go and no page can
-        # be poisoned: then pages that are offline stay, too.
-        self.wanted = bool(level & ~Level.ZERO) or number("PG_hwpoison") is not None
-        if not self.wanted:
-            return
+        # A dump that was made so, and is damaged now, is taken as it is.
+        self._unfiltered = bool(level & ~(memory.level | Level.ZERO))
+        try:
+            # makedumpfile does not look at a page where only zero pages go and no page can
+            # be poisoned: then pages that are offline stay, too.
+            self.wanted = bool(level & ~Level.ZERO) or memory.number("PG_hwpoison") is not None
+            if self.wanted:
+                self._learn()
+        except CommandError:
+            if self._unfiltered:
+                raise
+            self.wanted = False
+
+    def _learn(self) -> None:
+        """What VMCOREINFO says of struct page."""
+        memory, number = self.memory, self.memory.number
         size = memory.size("page")
         columns = {
-            name: offset(f"page.{name}")
+            name: memory.offset(f"page.{name}")
             for name in ("flags", "mapping", "private", "_mapcount", "compound_head")
         }
         if columns["compound_head"] is None:  # renamed in Linux 7.1
-            columns["compound_head"] = offset("page.compound_info")
+            columns["compound_head"] = memory.offset("page.compound_info")
         lacking = [f"OFFSET(page.{name})" for name, at in columns.items() if at is None]
         if size is None or lacking:
             raise CommandError(
                 f"{memory.vmcore.path}: cannot filter: VMCOREINFO lacks"
                 f" {', '.join(lacking) or 'SIZE(page)'}"
             )
+        if size % 8 or not 32 <= size <= 512:
+            raise damaged(memory.vmcore, f"SIZE(page)={size}")
         self._size = size
-        self._column = {name: at for name, at in columns.items() if at is not None}
+        self._column = {
+            name: self._inside(name, at, 4 if name == "_mapcount" else 8)
+            for name, at in columns.items()
+            if at is not None
+        }
 
-        def bit(name: str, default: int) -> np.uint64:
+        def bit(name: str, default: int | None) -> np.uint64 | None:
             known = number(name)
-            return np.uint64(1 << (default if known is None else known))
+            known = default if known is None else known
+            if known is None:
+                return None
+            if not 0 <= known < 64:
+                raise damaged(memory.vmcore, f"NUMBER({name})={known}")
+            return np.uint64(1 << known)
 
         def mapcount(name: str) -> int | None:
             """As the signed number that struct page's field reads as."""
             known = number(name)
             return None if known is None else (known & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)
 
+        def byte(name: str, within: int) -> int | None:
+            at = memory.offset(name)
+            return None if at is None else self._inside(name, at, 1, within)
+
         self._lru, self._private = bit("PG_lru", 5), bit("PG_private", 11)
         self._swapcache, self._slab = bit("PG_swapcache", 15), bit("PG_slab", 7)
-        backed, poison = number("PG_swapbacked"), number("PG_hwpoison")
-        self._swapbacked = None if backed is None else np.uint64(1 << backed)
-        self._hwpoison = None if poison is None else np.uint64(1 << poison)
-        self._head = np.uint64(number("PG_head_mask") or 0)
+        self._swapbacked, self._hwpoison = bit("PG_swapbacked", None), bit("PG_hwpoison", None)
+        self._head = np.uint64((number("PG_head_mask") or 0) & (1 << 64) - 1)
         self._buddy = mapcount("PAGE_BUDDY_MAPCOUNT_VALUE")
         self._offline = mapcount("PAGE_OFFLINE_MAPCOUNT_VALUE")
         self._slab_type = mapcount("PAGE_SLAB_MAPCOUNT_VALUE")
         self._huge_type = mapcount("PAGE_HUGETLB_MAPCOUNT_VALUE")
         self._unaccepted = mapcount("PAGE_UNACCEPTED_MAPCOUNT_VALUE")
-        self._huge_flag = number("PG_hugetlb")
+        self._huge_flag = bit("PG_hugetlb", None)
         self._huge_dtor = number("HUGETLB_PAGE_DTOR")
-        self._order_at = offset("page.compound_order")
-        self._dtor_at = offset("page.compound_dtor")
-        self._folio_order_at = offset("folio._folio_order")
-        self._orders = int(memory.info.get("LENGTH(zone.free_area)", "11"))
+        self._order_at = byte("page.compound_order", size)
+        self._dtor_at = byte("page.compound_dtor", size)
+        self._folio_order_at = byte("folio._folio_order", 2 * size)
+        self._orders = memory.length("zone.free_area") or 11
+        if not 1 <= self._orders <= 64:
+            raise damaged(memory.vmcore, f"LENGTH(zone.free_area)={self._orders}")
+
+    def _inside(self, name: str, at: int, width: int, within: int = 0) -> int:
+        """An offset, if there is a field of that width in a struct page."""
+        if at % width or not 0 <= at <= (within or self._size) - width:
+            raise damaged(self.memory.vmcore, f"OFFSET({name})={at}")
+        return at
 
     def sections(self) -> Iterator[tuple[int, int, Bits]]:
         """(first pfn, end pfn, 1 for each page to keep), in order; covers max_mapnr pages.
@@ -180,7 +211,7 @@ class Filter:
         try:
             yield from self.maps()
         except Unmapped as error:
-            if self.level & ~(self.memory.level | Level.ZERO):
+            if self._unfiltered:
                 raise CommandError(
                     f"{self.memory.vmcore.path}: cannot filter: its struct pages cannot be found"
                     f" ({error}): level {int(self.memory.level)} takes what can be read"
@@ -196,6 +227,14 @@ class Filter:
                 f"{memory.vmcore.path}: cannot filter: not a kernel with SPARSEMEM, or VMCOREINFO"
                 " lacks mem_section"
             )
+        if (
+            not 20 <= bits <= 40
+            or not 16 <= size <= 4096
+            or size % 8
+            or map_at % 8
+            or map_at >= size
+        ):
+            raise damaged(memory.vmcore, "what it says of memory sections")
         pages = (1 << bits) // memory.page_size
         each = memory.page_size // size
         sections = -(-memory.max_mapnr // pages)
@@ -302,7 +341,7 @@ class Filter:
             if self._huge_type is not None:
                 huge[heads] = kind[heads] == self._huge_type
             elif self._huge_flag is not None:
-                huge[heads] = following >> np.uint64(self._huge_flag) & np.uint64(1) != 0
+                huge[heads] = following & self._huge_flag != 0
         else:
             at = self._folio_order_at
             at = at - self._size if at is not None and at >= self._size else self._order_at

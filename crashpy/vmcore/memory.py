@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     Pages = NDArray[np.uint8]  # page_size bytes a page
 
 KERNEL_MAP = 0xFFFFFFFF80000000  # x86-64's __START_KERNEL_map
+PAGE_SIZES = ("4096", "16384", "65536")
+# Physical memory may have holes; beyond these bounds an ELF file's headers are damaged.
+MOST_MEMORY, MOST_HOLES = 1 << 42, 4096  # bytes, times the file's size
 ONE = np.uint8(1)
 PRESENT = 1  # page table entry
 
@@ -45,6 +48,10 @@ def zero_pages(pages: Pages) -> Flags:
     """Which of them hold nothing but zeroes."""
     zero: Flags = np.bitwise_or.reduce(pages.view("<u8"), axis=1) == 0
     return zero
+
+
+def damaged(vmcore: Vmcore, what: str) -> CommandError:
+    return CommandError(f"{vmcore.path}: its VMCOREINFO is damaged: {what}")
 
 
 class Unmapped(LookupError):
@@ -95,20 +102,28 @@ class Memory:
     # What VMCOREINFO says
 
     def number(self, name: str) -> int | None:
-        word = self.info.get(f"NUMBER({name})")
-        return None if word is None else int(word, 0)
+        return self._said("NUMBER", name, 0)
 
     def offset(self, name: str) -> int | None:
-        word = self.info.get(f"OFFSET({name})")
-        return None if word is None else int(word)
+        return self._said("OFFSET", name, 10)
 
     def symbol(self, name: str) -> int | None:
-        word = self.info.get(f"SYMBOL({name})")
-        return None if word is None else int(word, 16)
+        return self._said("SYMBOL", name, 16)
 
     def size(self, name: str) -> int | None:
-        word = self.info.get(f"SIZE({name})")
-        return None if word is None else int(word)
+        return self._said("SIZE", name, 10)
+
+    def length(self, name: str) -> int | None:
+        return self._said("LENGTH", name, 10)
+
+    def _said(self, kind: str, name: str, base: int) -> int | None:
+        word = self.info.get(f"{kind}({name})")
+        if word is None:
+            return None
+        try:
+            return int(word, base)
+        except ValueError:
+            raise damaged(self.vmcore, f"{kind}({name})={word}") from None
 
     # Pages
 
@@ -199,10 +214,15 @@ class ElfMemory(Memory):
 
     def __init__(self, vmcore: Vmcore) -> None:
         super().__init__([vmcore])
-        self.page_size = int(self.info.get("PAGESIZE", "4096"))
+        told = self.info.get("PAGESIZE", "4096")
+        if told not in PAGE_SIZES:
+            raise damaged(vmcore, f"PAGESIZE={told}")
+        self.page_size = int(told)
         self.loads: list[Segment] = [s for s in vmcore.segments if s.type == PT_LOAD]
         size = self.page_size
         self.max_mapnr = max((-(-(s.paddr + s.memsz) // size) for s in self.loads), default=0)
+        if self.max_mapnr * size > max(MOST_MEMORY, MOST_HOLES * vmcore.file.size):
+            raise CommandError(f"{vmcore.path}: its program headers are damaged: copy it again")
         # A page that a segment covers only in part does not count (makedumpfile's default way).
         self._memory = _Ranges(size)
         self._content = _Ranges(size)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 VERSION = 6  # of the kdump header
 SUB_HEADER = 104  # bytes, of a 64-bit machine
 PRSTATUS = 1  # NT_PRSTATUS
+MOST_NOTES = 1 << 26  # bytes; more is a damaged header
 BATCH = 1024  # pages of an ELF file read and written at a time
 # So many pages left out in a row split an ELF segment; fewer are written nevertheless
 # (makedumpfile's PFN_EXCLUDED).
@@ -60,9 +61,10 @@ def notes_of(memory: Memory) -> Notes:
         header = vmcore.header
         sub = header.file.read(header.block_size, SUB_HEADER)
         offset, size = struct.unpack_from(header.order + "QQ", sub, 48)
-        raw = header.file.read(offset, size) if header.version >= 4 else b""
+        raw = header.file.read(offset, min(size, MOST_NOTES)) if header.version >= 4 else b""
         if header.version >= 5:
-            erased = header.file.read(*struct.unpack_from(header.order + "QQ", sub, 64))
+            at, length = struct.unpack_from(header.order + "QQ", sub, 64)
+            erased = header.file.read(at, min(length, MOST_NOTES))
     else:
         segments = [s for s in Elf(vmcore.file).segments if s.type == PT_NOTE]
         raw = b"".join(vmcore.file.read(s.offset, s.filesz) for s in segments)
@@ -96,7 +98,8 @@ def _utsname(memory: Memory) -> bytes:
 def _timestamp(memory: Memory) -> int:
     if memory.vmcore.header is not None:
         return memory.vmcore.header.timestamp
-    return int(memory.info.get("CRASHTIME", "0"))
+    word = memory.info.get("CRASHTIME", "")
+    return int(word) if word.isdecimal() else 0
 
 
 @dataclass(frozen=True)

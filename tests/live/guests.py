@@ -31,7 +31,6 @@ if [ -e /proc/vmcore ]; then
 fi
 mke2fs -F /dev/vdb >/dev/null && mount -t ext4 /dev/vdb /mnt
 mkswap /dev/vdc >/dev/null && swapon /dev/vdc
-(while :; do :; done) &
 size=$(sed -n 's/.*fill=\([0-9]*\).*/\1/p' /proc/cmdline)
 /bin/workload $size > /said &
 until grep -q READY /said; do sleep 1; done
@@ -126,7 +125,7 @@ def _crash(guest: Guest, tree: Path, scratch: Path, target: Path) -> None:
     with subprocess.Popen(command) as machine:
         try:
             _give_to_balloon(scratch / "qmp", (guest.memory_mib - guest.balloon_mib) << 20)
-            machine.wait(timeout=900)
+            machine.wait(timeout=3600)
         finally:
             machine.kill()
     said = console.read_text(errors="replace")

@@ -51,7 +51,7 @@ static uint64_t chance(void)
 
 /* A page as memory in use looks: of eight pages three of text, three of pointers and
  * small numbers, one nearly empty, one of noise. */
-static void page_in_use(char *page)
+static void new_page(char *page)
 {
 	static const char *words[] = {"the ", "kernel ", "page ", "error: ", "/usr/lib/", "0x",
 				      "struct ", "at ", "line ", "user=", "\n", "root "};
@@ -76,6 +76,19 @@ static void page_in_use(char *page)
 		for (size_t i = 0; i < PAGE / 8; i++)
 			word[i] = chance();
 	}
+}
+
+/* One of many such pages, with something of its own: quick, in a machine that is slow. */
+static void page_in_use(char *page)
+{
+	static char made[1024][PAGE];
+	static int count;
+	uint64_t *word = (uint64_t *)page;
+
+	for (; count < 1024; count++)
+		new_page(made[count]);
+	memcpy(page, made[chance() % 1024], PAGE);
+	word[chance() % (PAGE / 8)] = chance();
 }
 
 static char *anonymous(size_t size, int flags)
@@ -104,7 +117,6 @@ static void write_file(const char *path, size_t size)
 	int fd = open(path, O_CREAT | O_RDWR | O_TRUNC, 0600);
 
 	for (size_t i = 0; i < size; i += PAGE) {
-		memset(page, 0, sizeof page);
 		page_in_use(page);
 		if (write(fd, page, PAGE) != PAGE)
 			break;
@@ -214,7 +226,6 @@ static void kernel_memory(size_t size)
 			if (pipe(ends))
 				break;
 			for (size_t at = 0; at < PIPE; at += PAGE) {
-				memset(page, 0, PAGE);
 				page_in_use(page);
 				if (write(ends[1], page, PAGE) != PAGE)
 					break;
