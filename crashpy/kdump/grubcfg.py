@@ -65,7 +65,7 @@ def _parts(default: str) -> Iterator[str]:
 
 
 def _find(items: Sequence[Item], name: str) -> Item | None:
-    if name.isdigit():
+    if name.isdecimal():
         return items[int(name)] if int(name) < len(items) else None
     return next((item for item in items if name in (item.title, item.id)), None)
 

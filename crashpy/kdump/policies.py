@@ -209,7 +209,7 @@ def need(system: System, machine: str) -> Iterator[tuple[str, int]]:
     modules = 0
     for line in (system.fact("/proc/modules") or "").splitlines():
         words = line.split()
-        modules += int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+        modules += int(words[1]) if len(words) > 1 and words[1].isdecimal() else 0
     yield "the modules that are loaded now", modules
     initrd = capture_initrd(system, release)
     if initrd is None:

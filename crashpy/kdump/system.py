@@ -82,7 +82,7 @@ class System:
 
     def number(self, name: str) -> int | None:
         text = self.fact(name)
-        return int(text) if text and text.isdigit() else None
+        return int(text) if text and text.isdecimal() else None
 
     def names(self, folder: str, pattern: str) -> list[str]:
         """The files of a folder whose names match, sorted."""

@@ -51,7 +51,7 @@ def fields(config: Config, *, on: bool | None, crashkernel: Sequence[str]) -> Fi
         if value is not None and value.value is not None:
             found[key] = value.value
     level = config.get("level")
-    if level is not None and level.value is not None and level.value.isdigit():
+    if level is not None and level.value is not None and level.value.isdecimal():
         found["include"] = {bit for bit in LEVEL_BITS if not int(level.value) & bit}
     try:
         target = config.get("target")

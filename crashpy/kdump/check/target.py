@@ -81,7 +81,7 @@ def _folder(config: Config, url: Url) -> Iterator[Finding]:
     level = config.get("level")
     part = 1 if level and level.value == "0" else 4  # pages in use of a level 31, packed
     keep = config.get("free")
-    stays = int(keep.value) * MIB if keep and keep.value and keep.value.isdigit() else 0
+    stays = int(keep.value) * MIB if keep and keep.value and keep.value.isdecimal() else 0
     if memory is not None and free < memory // part + stays:
         yield Finding(
             "warning",

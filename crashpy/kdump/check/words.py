@@ -35,7 +35,7 @@ def mail(config: Config, network: bool) -> Iterator[Finding]:
         host, _, port = (
             server.value.rpartition(":") if ":" in server.value else (server.value, "", "25")
         )
-        if port.isdigit() and (reason := unreachable(host.strip("[]"), int(port))):
+        if port.isdecimal() and (reason := unreachable(host.strip("[]"), int(port))):
             yield Finding(
                 "warning",
                 f"{host} port {port}: {reason}",

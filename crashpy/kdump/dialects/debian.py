@@ -94,7 +94,8 @@ class Debian(Makedumpfile):
                 return Value(f"ssh://{place.value}{folder.value}", place.origin)
             host, _, path = place.value.partition(":")
             own = {n: config.native(f"FTP_{n}").value or "" for n in ("USER", "PASSWORD", "PORT")}
-            port = int(own["PORT"]) if own["PORT"] not in ("", "21") else None
+            given = self.variables["FTP_PORT"].check(own["PORT"] or "21")
+            port = int(given) if given != "21" else None
             password = own["PASSWORD"] or None
             url = Url("ftp", f"/{path.lstrip('/')}", host, port, own["USER"], password)
             return Value(spelled(url), place.origin)

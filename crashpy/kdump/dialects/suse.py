@@ -195,7 +195,7 @@ class Suse(Dialect):
     def _composed(self, config: Config, running: str) -> str:
         machine = config.system.machine
         x86 = machine == "x86_64" or re.fullmatch("i.86", machine)
-        debug = int(config.own("KDUMP_VERBOSE")) & 8
+        debug = int(number(0, 31)(config.own("KDUMP_VERBOSE"))) & 8
         dropped = ("notsc console=hvc0" if x86 else "") + (" quiet" if debug else "")
         cpus = "1" if config.system.exists("/proc/xen") else config.own("KDUMP_CPUS")
         apic = cpu_fact(config.system, "initial apicid") if x86 else None
