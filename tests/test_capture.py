@@ -14,6 +14,7 @@ from crashpy.kdump.capture import capture, image, parts
 from crashpy.kdump.capture.cpio import Archive
 from crashpy.kdump.capture.disks import disk_of
 from crashpy.kdump.capture.engine import choose
+from crashpy.kdump.capture.memory import MEASURED, need_mib
 from crashpy.kdump.plan import SavePlan
 from crashpy.kdump.system import Refused, System
 from crashpy.kdump.urls import parse
@@ -111,7 +112,7 @@ def test_modules_with_all_they_need(tree):
 
 
 def test_a_kernel_that_is_not_installed(tree):
-    with pytest.raises(Refused, match="kernel 6.2 is not installed"):
+    with pytest.raises(Refused, match=r"kernel 6\.2 is not installed"):
         parts.Modules.read(System(tree), "6.2")
 
 
@@ -308,3 +309,20 @@ def test_python_in_the_environment_holds_no_more_than_saving_needs():
     for absent in ("drgn", "prompt_toolkit", "paramiko", "crashpy/kdump/setup", "numpy/f2py"):
         assert absent not in names
     assert archive.memory_bytes < 80 << 20
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("engine", ["makedumpfile", "native"])
+@pytest.mark.parametrize("protocol", ["file", "nfs", "cifs"])
+def test_the_need_is_more_than_was_ever_measured(engine, protocol):
+    need = sum(mib for _, mib in need_mib(engine, protocol))
+    assert need > max(row.used_mib for row in MEASURED if row.engine == engine)
+    larger = sum(mib for _, mib in need_mib(engine, protocol, 1 << 40))
+    assert larger - need == 64  # two bits for each page of a tebibyte
+
+
+def test_what_was_never_measured():
+    with pytest.raises(LookupError, match="makedumpfile was never measured with sftp"):
+        need_mib("makedumpfile", "sftp")

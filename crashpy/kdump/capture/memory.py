@@ -13,10 +13,8 @@ from dataclasses import dataclass
 MIB = 1 << 20
 GIB = 1 << 30
 
-# A large machine's kernel has more drivers and more of their buffers than a virtual one.
-DRIVERS_MIB = 48
-# struct page and page tables for nothing: the capture kernel maps what is reserved alone.
-RESERVE = 1.25
+DRIVERS_MIB = 48  # those of a physical machine, and their buffers
+RESERVE = 0.25  # of what was measured
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def need_mib(engine: str, protocol: str, memory_bytes: int | None = None) -> lis
     worst = max(rows, key=lambda row: row.used_mib)
     parts = [
         (f"what {engine} took saving to a {place} (Linux {worst.kernel})", worst.used_mib),
-        ("a quarter more, as no machine is like another", round(worst.used_mib * (RESERVE - 1))),
+        ("a quarter more, as no machine is like another", round(worst.used_mib * RESERVE)),
         ("drivers that a virtual machine does not have", DRIVERS_MIB),
     ]
     if memory_bytes:
