@@ -1,5 +1,6 @@
 """Files that are damaged in any way cost a sentence at most: no verb ever breaks."""
 
+import io
 import os
 import random
 import sys
@@ -82,9 +83,8 @@ def damaged(chance, text):
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_damage(tmp_path, monkeypatch, capsys, seed):
+def test_damage(tmp_path, monkeypatch, seed):
     chance = random.Random(seed)
-    sys.stdout.reconfigure(errors="surrogateescape")  # as the program does first
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     tree = Tree(tmp_path)
     tree.machine()
@@ -98,8 +98,11 @@ def test_damage(tmp_path, monkeypatch, capsys, seed):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode(chance.choice(("utf-8", "latin-1")), "replace"))
     for verb, *words in VERBS:
+        # the program's own streams take any bytes, as these do
+        monkeypatch.setattr(sys, "stdout", io.StringIO())
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
         assert tree.setup(verb, *words) in (0, 1, 3)
-        assert capsys.readouterr().err.count("\n") <= 1
+        assert sys.stderr.getvalue().count("\n") <= 1
     try:
         save_plan(Config.read(tree.system))
     except CommandError as error:
