@@ -204,6 +204,8 @@ def test_what_the_shell_reads_is_quoted():
         ('KDUMP_SAVEDIR="cifs://h/x/"\n', (), "the kernel has no cifs"),
         ('KDUMP_SAVEDIR="sftp://h/x"\n', ("--engine", "makedumpfile"), "use --engine native"),
         ('KDUMP_SAVEDIR="$HOME"\n', (), "computed by the shell"),
+        ('KDUMP_SAVEDIR="nfs://h/x"\nKDUMP_NETCONFIG="eth0:static"\n', (), "name the address"),
+        ('KDUMP_SAVEDIR="nfs://h/x"\nKDUMP_NETCONFIG="eth0:auto6"\n', (), "IPv4 only"),
     ],
 )
 def test_what_cannot_be_built(tree, tmp_path, capsys, text, words, sentence):

@@ -296,7 +296,6 @@ def _settings(
     modules: Sequence[str],
 ) -> dict[str, str]:
     url = plan.target
-    network = config.get("network")
     return {
         "ENGINE": engine.name,
         "MODULES": " ".join(modules),
@@ -323,11 +322,26 @@ def _settings(
         "AFTER": plan.after,
         "FINALLY": plan.finally_,
         "FAILURE": plan.failure,
-        "NETWORK": wanted.network or ((network.value or "") if network else ""),
+        "NETWORK": "" if url.protocol == "file" else wanted.network or _network(config),
         "NET_SECONDS": str(plan.net_timeout_seconds),
         "DEVICE_SECONDS": "30",
         "TIMEOUT_SECONDS": str(wanted.timeout_seconds),
     }
+
+
+def _network(config: Config) -> str:
+    """As ip= has it; "" is DHCP on the first card there is."""
+    asked = config.get("network")
+    card, _, mode = ((asked.value or "") if asked else "").removesuffix(":force").partition(":")
+    if card in ("", "auto"):
+        return ""
+    if mode in ("dhcp", "dhcp4"):
+        return f"{card}:dhcp"
+    raise Refused(
+        f"network={card}:{mode}: name the address, --ip CLIENT::GATEWAY:NETMASK::{card}:none"
+        if mode == "static"
+        else f"network={card}:{mode}: this environment has IPv4 only, see `crashpy capture install`"
+    )
 
 
 def _flags(plan: SavePlan) -> Iterator[str]:
