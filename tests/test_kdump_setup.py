@@ -920,6 +920,15 @@ def test_configure_writes_and_shows_no_password(tree, capsys, monkeypatch):
     assert 'KDUMP_SMTP_PASSWORD="von stdin"' in path.read_text()
     assert tree.setup("configure", "--yes", "smtp-password=-") == 0
     assert capsys.readouterr().out.endswith("nothing to do: it is so already\n")
+    assert tree.setup("configure", "--yes", "target=ftp://joe:offen@h/y") == 0
+    assert "`ps`: target=- asks for it" in capsys.readouterr().out
+    url = "ftp://joe:leise@h/x"
+    monkeypatch.setattr(sys.stdin, "readline", lambda: f"{url}\n", raising=False)
+    assert tree.setup("configure", "--yes", "target=-") == 0
+    output = capsys.readouterr().out
+    assert "leise" not in output
+    assert "`ps`" not in output
+    assert Config.read(tree.system).get("target").value == url
 
 
 @pytest.mark.parametrize(

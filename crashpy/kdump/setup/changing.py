@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from crashpy.kdump.tui import Fields
 
 
+HOLD_URLS = ("target", "KDUMP_SAVEDIR")  # which may have a password in them
+
+
 def do_configure(system: System, asked: argparse.Namespace) -> int:
     config = Config.read(system)
     if not asked.settings:
@@ -36,9 +39,9 @@ def do_configure(system: System, asked: argparse.Namespace) -> int:
         name, equals, value = word.partition("=")
         if not equals:
             raise Refused(f"{hide(word)}: give a value, {name}=VALUE; {name}= is the default")
-        if is_secret(name) and value == "-":
+        if value == "-" and (is_secret(name) or name in HOLD_URLS):
             value = _password(name)
-        elif is_secret(name) and value:
+        elif value and (is_secret(name) or hide(value) != value):
             shown = name
         config.assign(name, value)
         beyond += [name] if config.beyond(name) else []
