@@ -63,8 +63,12 @@ class Server:
         return self.inside / str(self.base / "root" / relative).lstrip("/")
 
     def kill(self) -> None:
+        """It is gone then, with all that it started."""
+        pids = _descendants(self.process.pid)
         self.process.kill()
         self.process.wait()
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            time.sleep(0.01)
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
