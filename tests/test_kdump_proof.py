@@ -298,11 +298,12 @@ def test_the_host_s_configuration_with_another_target(tree, tmp_path):
         'KDUMP_SAVEDIR="ftp://joe:geheim@h/x"\nKDUMP_DUMPLEVEL=17\nKDUMP_IMMEDIATE_REBOOT=no\n'
     )
     config = Config.read(tree.system)
-    overlay, notes = rehearsal._configuration(config, tmp_path / "x")
+    chosen = rehearsal.Machine("qemu-system-x86_64", "/k", "6.1", "256M", 1 << 30)
+    overlay, notes = rehearsal._configuration(config, chosen, tmp_path / "x")
     tried = Config.read(overlay)
     assert tried.get("target").value == "/var/crash"
     assert (tried.get("level").value, tried.get("finally").value) == ("17", "reboot")
-    assert overlay.cmdline == rehearsal.CMDLINE
+    assert overlay.cmdline == "console=ttyS0 panic=5 ignore_loglevel"
     assert notes == [
         "not tried: target=ftp://joe@h/x; the virtual machine has /var/crash",
         "not tried: finally=shell; the virtual machine has reboot",

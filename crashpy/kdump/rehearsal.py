@@ -27,7 +27,6 @@ from crashpy.kdump.system import Refused, System
 
 FOLDER = "/var/crash"  # of the virtual machine's disk
 PATIENCE_SECONDS = 900
-CMDLINE = "console=ttyS0 panic=5 ignore_loglevel"
 TOOLS = {  # with the packages that have them, by Debian's names
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
@@ -61,6 +60,12 @@ class Machine:
     crashkernel: str
     memory_bytes: int
     seconds: int = PATIENCE_SECONDS
+
+    @property
+    def options(self) -> str:
+        """Of its first kernel, but for crashkernel=."""
+        console = "ttyAMA0" if self.emulator.endswith("aarch64") else "ttyS0"
+        return f"console={console} panic=5 ignore_loglevel"
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def rehearse(
     """Crash it once; the folder keeps its console, its disk and the dump."""
     for line in lines(chosen):
         say(line)
-    overlay, notes = _configuration(config, folder)
+    overlay, notes = _configuration(config, chosen, folder)
     for note in notes:
         say(note)
     capture, first, disk = (folder / name for name in ("capture.img", "first.img", "disk"))
@@ -152,7 +157,7 @@ def rehearse(
     return _outcome(chosen, folder, disk, seconds, ended=ended)
 
 
-def _configuration(config: Config, folder: Path) -> tuple[Overlay, list[str]]:
+def _configuration(config: Config, chosen: Machine, folder: Path) -> tuple[Overlay, list[str]]:
     """The host's files with another target: what saving needs beside the target is tried."""
     files = folder / "files"
     for name, text in zip(config.dialect.files, config.old, strict=True):
@@ -161,7 +166,10 @@ def _configuration(config: Config, folder: Path) -> tuple[Overlay, list[str]]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text.encode("utf-8", "surrogateescape"))
     # of the virtual machine's own facts those that a capture kernel's options are made of
-    for name, text in {"cmdline": CMDLINE, "cpuinfo": "apicid\t: 0\ninitial apicid\t: 0\n"}.items():
+    for name, text in {
+        "cmdline": chosen.options,
+        "cpuinfo": "apicid\t: 0\ninitial apicid\t: 0\n",
+    }.items():
         (files / "proc").mkdir(parents=True, exist_ok=True)
         (files / "proc" / name).write_text(f"{text}\n")
     overlay = Overlay(config.system.root, config.system.chroot, files)
@@ -189,7 +197,7 @@ def _first_image(config: Config, chosen: Machine, capture: Path, out: Path) -> N
     archive.link("/bin/sh", "busybox")
     archive.copy("/kernel", config.system.path(chosen.kernel), 0o644)
     archive.copy("/capture.img", capture, 0o600)
-    options = config.dialect.command_line(config, CMDLINE)
+    options = config.dialect.command_line(config, chosen.options)
     archive.file("/options", options)
     words = method(config.system, [])
     archive.file("/init", INIT.replace("METHOD", " ".join(words)), 0o755)
@@ -217,7 +225,7 @@ def command(chosen: Machine, files: Sequence[Path], console: Path, *, fast: bool
     yield from ("-accel", "kvm", "-cpu", "host") if fast else ("-accel", "tcg", "-cpu", slow)
     yield from ("-smp", "2", "-m", f"{chosen.memory_bytes >> 20}")
     yield from ("-kernel", str(kernel), "-initrd", str(first))
-    yield from ("-append", f"{CMDLINE} crashkernel={chosen.crashkernel}")
+    yield from ("-append", f"{chosen.options} crashkernel={chosen.crashkernel}")
     yield from ("-serial", f"file:{console}")
     yield from ("-drive", f"file={disk},if=none,id=disk,format=raw,cache=unsafe")
     yield from ("-device", "virtio-blk-pci,drive=disk")
