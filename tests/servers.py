@@ -67,7 +67,7 @@ class Server:
         pids = _descendants(self.process.pid)
         self.process.kill()
         self.process.wait()
-        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        while any(map(_alive, pids)):
             time.sleep(0.01)
 
     @contextlib.contextmanager
@@ -159,6 +159,12 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"the server did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+def _alive(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    return False
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
