@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -92,13 +93,14 @@ def crashpy():
 
 def looked_at(program, vmlinux, *files):
     """What each command of LOOKS says."""
-    script = Path(files[0]).parent / "look"
-    marked = "".join(f"!echo === {line}\n{line}\n" for line in LOOKS.splitlines())
-    script.write_text(f"{marked}quit\n")
-    argv = [program, "-s", "-i", script, vmlinux, *files]
-    done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
-    )
+    with tempfile.NamedTemporaryFile("w") as script:
+        script.writelines(f"!echo === {line}\n{line}\n" for line in LOOKS.splitlines())
+        script.write("quit\n")
+        script.flush()
+        argv = [program, "-s", "-i", script.name, vmlinux, *files]
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
+        )
     parts = re.split(r"^=== (.*)\n", done.stdout, flags=re.MULTILINE)
     assert len(parts) > 2 * LOOKS.count("\n"), done.stdout[-500:] + done.stderr[-500:]
     return dict(zip(parts[1::2], parts[2::2], strict=True))
