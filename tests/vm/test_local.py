@@ -53,7 +53,7 @@ def test_life_of_a_machine(tmp_path: Path, series: str, engine: str) -> None:
     assert (told.release, told.host, told.level) == (tree.kernel.release, "crashlab", 31)
     assert "crashpy: saved" in (folder / "kexec-dmesg.log").read_text()
     assert panic_task(folder / "vmcore") == "insmod"
-    assert f"[{module}]" in stack(folder / "vmcore")
+    assert f"exception RIP: _MODULE_INIT_START_{module}+" in stack(folder / "vmcore")
 
 
 def _unloaded(machine: Machine) -> None:
