@@ -175,6 +175,7 @@ def _wanted(asked: argparse.Namespace) -> tuple[SavePlan, Login, list[str]]:
             identity=login.identity or next((key for key in keys if Path(key).exists()), None),
             host_key=login.host_key or plan.host_key or None,
         )
+        asked.bundle = asked.bundle or plan.copy_kernel
         for sentence in _passed_over(plan):
             _say(asked, sentence)
     else:

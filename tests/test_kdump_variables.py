@@ -5,13 +5,17 @@ is different: in the command that loads the capture kernel, or in what becomes o
 """
 
 import os
+import subprocess
 
 import pytest
-from kdump_table import TABLES
+from kdump_table import SHARE, TABLES
 from trees import Tree
 
+from crashpy import save
 from crashpy.command import CommandError
 from crashpy.kdump import kexec
+from crashpy.kdump.capture import image
+from crashpy.kdump.capture.engine import Engine
 from crashpy.kdump.config import Config
 from crashpy.kdump.dialects import DIALECTS
 from crashpy.kdump.keys import KEYS
@@ -200,3 +204,76 @@ def test_what_it_is_for_is_said(tree, capsys):
     assert tree.setup("configure", "keep=3", "level=1", "--yes") == 0
     output = capsys.readouterr().out
     assert "note: RHEL itself has no keep: /etc/crashpy.conf says it to `crashpy save`" in output
+
+
+# In the capture environment.
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "name", "value"),
+    [
+        ("suse", ["transfer=cp /proc/vmcore /x"], "TRANSFER", "cp /proc/vmcore /x"),
+        ("suse", ["verbose=8"], "FLAGS", "-c --message-level 14"),
+        ("suse", ["verbose=2"], "FLAGS", "-c --message-level 6"),
+        ("suse", ["makedumpfile=-X", "format=lzo"], "FLAGS", "-l --message-level 6 -X"),
+        ("suse", [*SHARE, "network=eth0:dhcp"], "NETWORK", "eth0:dhcp"),
+        ("suse", ["keep=4"], "KEEP", "4"),
+        ("suse", ["free=100"], "FREE_KIB", "102400"),
+        ("suse", ["finally=shell"], "FINALLY", "shell"),
+        ("suse", ["failure=shell"], "FAILURE", "shell"),
+        ("suse", ["net-timeout=90"], "NET_SECONDS", "90"),
+        ("suse", ["before=/bin/true"], "BEFORE", "/bin/true"),
+        ("suse", ["after=/bin/true"], "AFTER", "/bin/true"),
+        ("rhel", ["before=/bin/true"], "BEFORE_ABORTS", "yes"),
+        ("rhel", ["core_collector=makedumpfile -z -d 31,1"], "LEVELS", "31 1"),
+        ("debian", [*SHARE, "NFS_MOUNT_RETRY=9"], "TRIES", "9"),
+        ("debian", [*SHARE, "NFS_TIMEO=50"], "MOUNT_OPTIONS", "timeo=50,retrans=3"),
+    ],
+)
+def test_what_the_capture_environment_is_told(tree, family, settings, name, value):
+    machine(tree, family)
+    config = configured(tree, *settings)
+    told = image._settings(
+        config, save_plan(config), Engine("makedumpfile"), None, image.Wanted(), ()
+    )
+    assert told[name] == value
+
+
+SAVE = """
+{script}
+run() {{ "$@"; }}
+mount_target() {{ echo mount; echo x >>tries; [ "$(wc -l <tries)" -ge 3 ]; }}
+save_makedumpfile() {{ echo saved; }}
+sleep() {{ :; }}
+PROTOCOL=file ENGINE=makedumpfile BEFORE= BEFORE_ABORTS= AFTER= {settings}
+save
+echo "status $?"
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "output"),
+    [
+        ("TRANSFER='echo all the work'", "all the work\nstatus 0\n"),
+        ("TRANSFER='exit 7'", "status 7\n"),
+        ("TRANSFER= TRIES=4", "mount\nmount\nmount\nsaved\nstatus 0\n"),
+        ("TRANSFER= TRIES=2", "mount\nmount\nstatus 1\n"),
+        ("", "mount\nstatus 1\n"),
+    ],
+)
+def test_how_the_capture_environment_saves(tmp_path, settings, output):
+    functions = image.environment("capture.sh").decode()
+    functions = functions[functions.index("# Saving.") :]
+    script = SAVE.format(script=functions, settings=settings)
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == output, done.stderr
+
+
+def test_a_copy_of_the_kernel_is_a_bundle(tree):
+    machine(tree, "suse")
+    configured(tree, "copy-kernel=yes")
+    asked = save._parser().parse_args(["--config", str(tree.root), "core"])
+    save._wanted(asked)
+    assert asked.bundle is True

@@ -222,7 +222,7 @@ def add_programs(archive: Archive, config: Config, plan: SavePlan) -> None:
     system = config.system
     asked = config.get("programs")
     names = (asked.value or "").split() if asked else []
-    names += [line.split()[0] for line in (plan.before, plan.after) if line]
+    names += [line.split()[0] for line in (plan.before, plan.after, plan.transfer) if line]
     for name in names:
         if not name.startswith("/"):
             if name in BUSYBOX:
@@ -317,6 +317,8 @@ def _settings(
         "FLAGS": " ".join(_flags(plan)),
         "KEEP": str(plan.keep or ""),
         "FREE_KIB": str(plan.free_bytes >> 10),
+        "TRANSFER": plan.transfer,
+        "TRIES": str(plan.tries),
         "BEFORE": plan.before,
         "BEFORE_ABORTS": "yes" if plan.before_aborts else "",
         "AFTER": plan.after,
@@ -349,7 +351,7 @@ def _flags(plan: SavePlan) -> Iterator[str]:
     if flag := FORMAT_FLAGS.get(plan.format):
         yield flag
     if "--message-level" not in plan.options:
-        yield from ("--message-level", "6")
+        yield from ("--message-level", str(6 | plan.verbose & 8))  # debug
     yield from plan.options
 
 

@@ -208,7 +208,16 @@ capture() {
 
 save() {
   case $PROTOCOL in file) ;; *) network_up || return 1 ;; esac
-  mount_target || return 1
+  if [ -n "${TRANSFER:-}" ]; then # it does all the work
+    run sh -c "$TRANSFER"
+    return
+  fi
+  tried=1
+  until mount_target; do
+    [ "$tried" -lt "${TRIES:-1}" ] || return 1
+    tried=$((tried + 1))
+    sleep 4
+  done
   if [ -n "$BEFORE" ]; then
     run sh -c "$BEFORE" || [ -z "$BEFORE_ABORTS" ] || return 1
   fi
