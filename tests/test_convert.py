@@ -56,11 +56,29 @@ def test_every_packing_keeps_every_page(sample, original, tmp_path, letter):
     assert [p.name for p in tmp_path.iterdir()] == ["vmcore"]
 
 
-def test_threads_change_nothing(sample, tmp_path):
+@pytest.mark.parametrize("letter", ["-c", "-z"])
+def test_threads_change_nothing(sample, tmp_path, letter):
     one, two = tmp_path / "one", tmp_path / "two"
-    assert convert(["-c", "--exact", sample, str(one)]) == 0
-    assert convert(["-c", "--exact", "--num-threads", "2", sample, str(two)]) == 0
+    assert convert([letter, sample, str(one)]) == 0
+    assert convert([letter, "--num-threads", "3", sample, str(two)]) == 0
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_lzo_without_the_systems_library(original, monkeypatch):
+    from crashpy.vmcore import codecs
+    from crashpy.vmcore.unpack import unlzo
+
+    monkeypatch.setattr(codecs, "liblzo2", lambda: None)
+    pages = original[1][:300]
+    rows = np.arange(0, 300, 3)
+    packed = codecs.codec("lzo").pack(pages, rows)
+    ends = np.cumsum(packed.sizes)
+    assert ends[-1] == len(packed.data)
+    for row, end, size, flags in zip(rows, ends, packed.sizes, packed.flags, strict=True):
+        data = bytes(packed.data[end - size : end])
+        assert (unlzo(data, 4096) if flags else data) == pages[row].tobytes()
+    with pytest.raises(CommandError, match="liblzo2"):
+        codecs.codec("lzo", exact=True)
 
 
 def test_an_elf_file_holds_the_same_pages(sample, original, tmp_path):
