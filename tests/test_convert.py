@@ -59,8 +59,8 @@ def test_every_packing_keeps_every_page(sample, original, tmp_path, letter):
 @pytest.mark.parametrize("letter", ["-c", "-z"])
 def test_threads_change_nothing(sample, tmp_path, letter):
     one, two = tmp_path / "one", tmp_path / "two"
-    assert convert([letter, sample, str(one)]) == 0
-    assert convert([letter, "--num-threads", "3", sample, str(two)]) == 0
+    assert convert([letter, "--exact", sample, str(one)]) == 0
+    assert convert([letter, "--exact", "--num-threads", "3", sample, str(two)]) == 0
     assert one.read_bytes() == two.read_bytes()
 
 
