@@ -17,7 +17,7 @@ from typing import Any
 from drgn import Program, Qualifiers, Type, TypeKind
 
 import crashpy
-from crashpy.opening.bare import declarations
+from crashpy.opening.finder import declarations
 from crashpy.session import Session
 
 HERE = Path(__file__).parent

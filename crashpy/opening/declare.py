@@ -26,8 +26,8 @@ from drgn import Object, Program, Qualifiers, Type, TypeKind
 
 import crashpy
 from crashpy.elf import SHN_ABS, STT_OBJECT, ElfSymbols
-from crashpy.opening.bare import ROOM
 from crashpy.opening.btf import Btf, Kind
+from crashpy.opening.finder import ROOM
 from crashpy.opening.symtab import LOWEST_KERNEL_ADDRESS, STB_GLOBAL
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def wanted() -> set[str]:
 
 
 def declaration(name: str, type_: Type) -> str | None:
-    """A variable's type as bare.Finder reads it; None for what cannot be written."""
+    """A variable's type as Finder reads it; None for what cannot be written."""
     lengths = ""
     while type_.kind == TypeKind.ARRAY:
         lengths += f" [{'' if type_.length is None else type_.length}]"
