@@ -33,32 +33,30 @@ def do_configure(system: System, asked: argparse.Namespace) -> int:
     if not asked.settings:
         say(_keys(config))
         return DONE
-    shown = ""
-    beyond = []
     for word in asked.settings:
         name, equals, value = word.partition("=")
         if not equals:
             raise Refused(f"{hide(word)}: give a value, {name}=VALUE; {name}= is the default")
-        if value == "-" and (is_secret(name) or name in HOLD_URLS):
-            value = _password(name)
-        elif value and (is_secret(name) or hide(value) != value):
-            shown = name
-        config.assign(name, value)
-        beyond += [name] if config.beyond(name) else []
+        asks = value == "-" and (is_secret(name) or name in HOLD_URLS)
+        config.assign(name, _password(name) if asks else value)
     plan = Plan(config.edits())
-    if shown and not plan.empty:
-        plan.notes.append(f"others may have seen the password in `ps`: {shown}=- asks for it")
-    if beyond and not plan.empty:
-        plan.notes.append(
-            f"{config.dialect.title} itself has no {', '.join(beyond)}: {OWN} says it to"
-            " `crashpy save`"
-        )
-    if any(edit.private and _mode(system, edit.name) & 0o077 for edit in plan.edits):
-        plan.notes.append("the file will hold a password: only its owner will be able to read it")
     if not plan.empty:
-        plan.notes += _doubts(config)
+        plan.notes += [*_remarks(config, asked.settings, plan), *_doubts(config)]
     plan.checks.append(lambda system: _read_back(system, config))
     return carry_out(system, plan, asked)
+
+
+def _remarks(config: Config, settings: Sequence[str], plan: Plan) -> Iterator[str]:
+    """What follows from the words as they were given."""
+    pairs = [setting.split("=", 1) for setting in settings]
+    for name, value in pairs:
+        if value not in ("", "-") and (is_secret(name) or hide(value) != value):
+            yield f"others may have seen the password in `ps`: {name}=- asks for it"
+    if beyond := [name for name, _ in pairs if config.beyond(name)]:
+        names = ", ".join(beyond)
+        yield f"{config.dialect.title} itself has no {names}: {OWN} says it to `crashpy save`"
+    if any(e.holds_password and _mode(config.system, e.name) & 0o077 for e in plan.edits):
+        yield "the file will hold a password: only its owner will be able to read it"
 
 
 def _doubts(config: Config) -> Iterator[str]:
