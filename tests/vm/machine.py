@@ -24,7 +24,7 @@ from crashpy.kdump.capture import parts
 from crashpy.kdump.capture.cpio import Archive
 from crashpy.kdump.system import System
 
-READY = "MACHINE-READY"
+READY = "MACHINE-READY\n"
 HOST = "10.0.2.2"  # this machine's loopback, as the guest's network shows it
 BOOT_SECONDS = 200
 CAPTURE_SECONDS = 400
@@ -282,7 +282,7 @@ class Machine:
         self._pending = ""
         self._line.sendall(f"{{ {command}\n}} </dev/null 2>&1; echo DONE''-$?-\n".encode())
         output = self._read_until("DONE-", seconds)
-        status = int(self._read_until("-", 10))
+        status = int(self._read_until("-\n", 10))
         assert status == 0 or not check, f"{command}: status {status}: {output}"
         return Ran(status, output)
 

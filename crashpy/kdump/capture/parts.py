@@ -51,6 +51,7 @@ class Modules:
     by_name: dict[str, str] = field(default_factory=dict)
     builtin: set[str] = field(default_factory=set)
     before: dict[str, list[str]] = field(default_factory=dict)  # softdep lines
+    aliases: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, system: System, release: str) -> Modules:
@@ -75,7 +76,11 @@ class Modules:
                 words = line.split()
                 if words[:1] == ["softdep"]:
                     names = [word for word in words[2:] if not word.endswith(":")]
-                    found.before[words[1].replace("-", "_")] = names
+                    found.before.setdefault(words[1].replace("-", "_"), []).extend(names)
+        for line in (folder / "modules.alias").read_text().splitlines():
+            words = line.split()
+            if len(words) == 3 and "*" not in words[1]:
+                found.aliases.setdefault(words[1].replace("-", "_"), []).append(words[2])
         return found
 
     def closure(self, names: Iterable[str]) -> list[str]:
@@ -83,12 +88,14 @@ class Modules:
         chosen: list[str] = []
         pending = [name.replace("-", "_") for name in names]
         while pending:
-            path = self.by_name.get(pending.pop(0))
-            if path is None or path in chosen:
-                continue
-            chosen.append(path)
-            pending += [module_name(need) for need in self.dependencies[path]]
-            pending += [n.replace("-", "_") for n in self.before.get(module_name(path), ())]
+            name = pending.pop(0)
+            path = self.by_name.get(name)
+            if path is None:
+                pending += [n for n in self.aliases.get(name, ()) if n in self.by_name]
+            elif path not in chosen:
+                chosen.append(path)
+                pending += [module_name(need) for need in self.dependencies[path]]
+                pending += [n.replace("-", "_") for n in self.before.get(module_name(path), ())]
         return chosen
 
     def has(self, name: str) -> bool:
@@ -150,7 +157,7 @@ HOME = "/usr/lib"  # PYTHONHOME is /usr
 # was imported, and puts all of it, compiled and without docstrings, into a folder: the
 # interpreter that compiles is the one that will run.
 _COLLECTOR = """
-import ast, importlib.util, json, os, pathlib, py_compile, sys
+import ast, importlib.metadata, importlib.util, json, os, pathlib, py_compile, sys
 told = json.loads(sys.stdin.read())
 target, pending, without = pathlib.Path(sys.argv[1]), [*told["modules"]], told["without"]
 sys.path[:] = told["path"]
@@ -202,6 +209,14 @@ for name, module in sorted(found.items()):
                                invalidation_mode=mode)
     else:
         extensions.append([str(place.parent.relative_to(target) / os.path.basename(file)), file])
+owners = importlib.metadata.packages_distributions()
+for package in {name.partition(".")[0] for name in found}:  # some ask for their own version
+    for name in owners.get(package, ()):
+        version = importlib.metadata.version(name)
+        place = target / f"{name.replace('-', '_')}-{version}.dist-info"
+        place.mkdir(exist_ok=True)
+        place.joinpath("METADATA").write_text(
+            f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
 print(json.dumps({
     "program": os.path.realpath(sys.executable),
     "folders": sys.path,
@@ -238,8 +253,9 @@ def add_python(
     with tempfile.TemporaryDirectory(prefix="crashpy-capture-") as folder:
         found = _collect(Path(folder), modules, without, docstrings)
         place = home()
-        for path in Path(folder).rglob("*.pyc"):
-            archive.file(f"{place}/{path.relative_to(folder)}", path.read_bytes())
+        for path in Path(folder).rglob("*"):
+            if path.is_file():
+                archive.file(f"{place}/{path.relative_to(folder)}", path.read_bytes())
         archive.folder(f"{place}/lib-dynload")  # by this folder it is known as a library
         archive.file("/usr/bin/python3", stripped(found.program), 0o755)
         for library in libraries(found.program):
