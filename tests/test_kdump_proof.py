@@ -314,6 +314,12 @@ def test_the_host_s_configuration_with_another_target(tree, tmp_path):
 CONSOLE = "Linux version 6.1\ncrashpy: reserved 1\ncrashpy: crash\nLinux version 6.1\n"
 
 
+def test_how_much_memory_was_to_spare():
+    rows = ["Linux version 6.1", "[ 1.0] crashpy: the least memory that was available: 75944 kB"]
+    assert rehearsal._spare(rows) == 75944 << 10
+    assert rehearsal._spare([]) is None
+
+
 @pytest.mark.parametrize(
     ("console", "ended", "why"),
     [

@@ -9,6 +9,7 @@ A first initial RAM disk loads the capture kernel and crashes; the capture envir
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -75,6 +76,7 @@ class Outcome:
     dump: str = ""  # below the disk's root
     size_bytes: int = 0
     seconds: float = 0
+    spare_bytes: int | None = None  # memory of the capture kernel that was never needed
     why: str = ""  # there is no dump
     console: tuple[str, ...] = ()  # its last lines, then
 
@@ -282,7 +284,7 @@ def _outcome(chosen: Machine, folder: Path, disk: Path, seconds: float, *, ended
         dump = found[-1]
         if dump.release and dump.release != chosen.release:
             return Outcome(why=f"the dump is of Linux {dump.release}, not {chosen.release}")
-        return Outcome(f"{here}/{dump.folder}", dump.size_bytes, seconds)
+        return Outcome(f"{here}/{dump.folder}", dump.size_bytes, seconds, _spare(rows))
     why = _why(rows, chosen, ended=ended)
     if found:
         why = f"the dump is {found[-1].state}: {found[-1].why or why}"
@@ -296,6 +298,12 @@ def _console(path: Path) -> list[str]:
         return []
     rows = ("".join(char for char in row if char.isprintable()) for row in text.splitlines())
     return [row for row in rows if row.strip()]
+
+
+def _spare(rows: list[str]) -> int | None:
+    """The capture environment says how little was left at worst."""
+    found = re.search(r"the least memory that was available: (\d+) kB", "\n".join(rows))
+    return int(found[1]) << 10 if found else None
 
 
 # What the console says when it goes wrong, the surest sign first.

@@ -56,7 +56,7 @@ def _rehearse(config: Config, asked: argparse.Namespace) -> int:
     import tempfile
 
     from crashpy.kdump import proof, rehearsal
-    from crashpy.kdump.size import parse_size
+    from crashpy.kdump.size import parse_size, shown
 
     chosen = rehearsal.machine(
         config,
@@ -72,7 +72,10 @@ def _rehearse(config: Config, asked: argparse.Namespace) -> int:
         folder = rehearsal.empty_folder(asked.keep) if asked.keep else Path(scratch)
         outcome = rehearsal.rehearse(config, chosen, folder, say=lambda line: say([line]))
     if outcome.dump:
-        said = f"{outcome.size_bytes} bytes in {outcome.seconds:.0f} seconds"
+        said = f"{shown(outcome.size_bytes)} in {outcome.seconds:.0f} seconds"
+        if outcome.spare_bytes is not None:
+            spare = shown(outcome.spare_bytes)
+            say([f"memory: {spare} of crashkernel={chosen.crashkernel} were never needed"])
         ended = begun.ends("success", dump=outcome.dump if asked.keep else said)
     else:
         ended = begun.ends("fail", why=outcome.why)
