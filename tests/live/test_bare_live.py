@@ -75,10 +75,20 @@ def test_quick_and_small(dump):
             )
             best[kind] = min(best.get(kind, 1e9), time.monotonic() - began)
     assert best["btf"] <= MOST_TIMES * best["dwarf"], best
+    for lines in ([], ["bt"], ["foreach bt", "ps"]):
+        assert _peak_mib(dump.vmcore, lines) < MOST_MIB, lines
+
+
+def _peak_mib(vmcore, lines):
+    """Memory of a session at most: with its banner, or of these command lines."""
+    commands = [word for line in lines for word in ("-c", line)]
+    words = ["--no_crashrc", "--debuginfo", "btf", *commands, str(vmcore)]
     script = (
         "import resource, sys; from crashpy.cli import main;"
-        f"main(['--no_crashrc', '--debuginfo', 'btf', '-c', 'bt', {str(dump.vmcore)!r}]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        f"main({words!r});"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
     )
-    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert int(ran.stdout.split()[-1]) < MOST_MIB * 1024
+    ran = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, input="exit\n"
+    )
+    return int(ran.stderr.split()[-1]) / 1024
