@@ -6,8 +6,10 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import servers
 
 from crashpy.command import CommandError
 from crashpy.kdump.capture import capture, image, parts
@@ -328,3 +330,70 @@ def test_the_need_is_more_than_was_ever_measured(engine, protocol):
 def test_what_was_never_measured():
     with pytest.raises(LookupError, match="makedumpfile was never measured with sftp"):
         need_mib("makedumpfile", "sftp")
+
+
+# The environment's own Python, with nothing of this machine around it.
+
+CORE = Path(__file__).parent.parent / "examples" / "vmcore-null"
+RUN = "from crashpy.kdump.capture.run import main; main()"
+
+
+def staged(tree, folder, **environment):
+    """Saved by what `capture stage` puts into a folder."""
+    folder.mkdir()
+    words = [str(folder), "--root", str(tree), "--kernel", RELEASE, "--engine", "native"]
+    assert capture(["stage", *words]) == 0
+    (folder / "core").write_bytes(CORE.read_bytes())
+    for name in ("bin", "dev", "run/crashpy", "tmp"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "bin/dmesg").symlink_to(f"{image.HOME}/busybox")
+    (folder / "dev/urandom").write_bytes(os.urandom(1 << 16))
+    (folder / "dev/null").touch()
+    (folder / "run/crashpy/log").write_text("what was said\n")
+    return subprocess.run(
+        ["/usr/sbin/chroot", folder, "/usr/bin/python3", "-S", "-c", RUN, "/core"],
+        env={"PYTHONHOME": "/usr", "HOME": "/root", "PATH": "/bin", **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_saved_over_sftp(tree, tmp_path):
+    with servers.sshd() as server:
+        login = f"{servers.USER}:{quote(servers.PASSWORD, safe='')}"
+        target = f"sftp://{login}@127.0.0.1:{server.port}{server.root}/open"
+        configured(tree, f'KDUMP_SAVEDIR="{target}"\n')
+        known = tree / "root/.ssh/known_hosts"
+        known.parent.mkdir(parents=True)
+        known.write_text(Path(server.facts["known_hosts"]).read_text())
+        done = staged(tree, tmp_path / "environment")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert servers.PASSWORD not in done.stderr
+        [folder] = server.seen().iterdir()
+        names = {path.name for path in folder.iterdir()}
+        assert {"README.txt", "dmesg", "vmcore", "kexec-dmesg.log"} <= names
+        assert b"what was said" in (folder / "kexec-dmesg.log").read_bytes()
+        before = sorted(server.seen().iterdir())
+        known.write_text("")  # nobody we know
+        done = staged(tree, tmp_path / "again")
+        assert done.returncode == 1
+        assert "host key" in done.stderr
+        assert sorted(server.seen().iterdir()) == before
+
+
+def test_saved_to_what_was_mounted_and_the_old_one_deleted(tree, tmp_path):
+    configured(tree, 'KDUMP_SAVEDIR="nfs://h/x"\nKDUMP_KEEP_OLD_DUMPS="-1"\n')
+    environment = tmp_path / "environment"
+    target = environment / "run/crashpy/target"
+    old = target / "crashlab-2026-01-01-00-00"
+    done = staged(tree, environment, FOLDER="/none")
+    assert (done.returncode, "no such folder" in done.stderr) == (1, True)
+    old.mkdir(parents=True)
+    (old / "vmcore").write_bytes(CORE.read_bytes())
+    done = subprocess.run(
+        ["/usr/sbin/chroot", environment, "/usr/bin/python3", "-S", "-c", RUN, "/core"],
+        env={"PYTHONHOME": "/usr", "FOLDER": "/run/crashpy/target", "PATH": "/bin"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    saved = (environment / "run/crashpy/saved").read_text().strip()
+    assert (environment / saved.lstrip("/") / "vmcore").is_file()

@@ -43,7 +43,10 @@ DRIVERS = {
     "network": r"kernel/drivers/(net|virtio|xen|hv|dma|ptp|pps)/",
 }
 BUSYBOX = ("echo", "logger", "sh", "sleep", "sync", "true")  # it has these
-SHARES = {"nfs": ("nfsv4", "nfsv3", "nfs"), "cifs": ("cifs", "nls_utf8", "nls_iso8859_1", "ctr", "ghash_generic")}
+SHARES = {
+    "nfs": ("nfsv4", "nfsv3", "nfs"),
+    "cifs": ("cifs", "nls_utf8", "nls_iso8859_1", "ctr", "ghash_generic"),
+}
 
 
 @dataclass(frozen=True)
