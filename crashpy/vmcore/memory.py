@@ -223,26 +223,38 @@ class ElfMemory(Memory):
         self.max_mapnr = max((-(-(s.paddr + s.memsz) // size) for s in self.loads), default=0)
         if self.max_mapnr * size > max(MOST_MEMORY, MOST_HOLES * vmcore.file.size):
             raise CommandError(f"{vmcore.path}: its program headers are damaged: copy it again")
-        # A page that a segment covers only in part does not count (makedumpfile's default way).
-        self._memory = _Ranges(size)
-        self._content = _Ranges(size)
-        self._left_out = _Ranges(size)
+        self._memory, self._stored = _Ranges(size), _Ranges(size)
+        self._content, self._left_out = _Ranges(size), _Ranges(size)
+        self._partial: dict[int, tuple[int, int]] = {}  # by pfn: place, bytes
         for s in self.loads:
-            self._memory.add(s.paddr // size, (s.paddr + s.memsz) // size, 0)
-            low = -(-s.paddr // size)
-            self._content.add(low, (s.paddr + s.filesz) // size, s.offset + low * size - s.paddr)
+            low, filled, end = -(-s.paddr // size), s.paddr + s.filesz, s.paddr + s.memsz
+            more = int(self._counts_partial and s.filesz == s.memsz and end % size > 0)
+            self._memory.add(s.paddr // size, end // size + more, 0)
+            self._stored.add(low, filled // size + more, 0)
+            self._content.add(low, filled // size, s.offset + low * size - s.paddr)
+            if more:
+                self._partial[end // size] = s.offset + s.filesz - end % size, end % size
             if s.filesz < s.memsz:
-                self._left_out.add(-(-(s.paddr + s.filesz) // size), (s.paddr + s.memsz) // size, 0)
+                self._left_out.add(-(-filled // size), end // size, 0)
         self.filtered = not self._left_out.empty
+
+    @property
+    def _counts_partial(self) -> bool:
+        """Whether a page counts that a segment ends in the midst of.
+
+        It does in makedumpfile where both bitmaps have room in 4 MiB, with no bit to spare:
+        then it keeps them in a file, and that is filled by another function.
+        """
+        return self.max_mapnr % 4 == 0 and self.max_mapnr // 4 <= 4 << 20
 
     def existed(self, first: int, end: int) -> Bits:
         return self._memory.bits(first, end)
 
     def stored(self, first: int, end: int) -> Bits:
-        return self._content.bits(first, end)
+        return self._stored.bits(first, end)
 
     def left_out(self, first: int, end: int) -> Bits:
-        return self._left_out.bits(first, end) & (self._content.bits(first, end) ^ ONE)
+        return self._left_out.bits(first, end) & (self._stored.bits(first, end) ^ ONE)
 
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
         size = self.page_size
@@ -266,6 +278,12 @@ class ElfMemory(Memory):
             if got < len(target):
                 target[got:] = 0
                 good[a + got // size : b] = False
+        for pfn, (at, count) in self._partial.items():
+            row = int(np.searchsorted(pfns, pfn))
+            if row < len(pfns) and pfns[row] == pfn:
+                data = file.read(at, count)
+                out[row] = np.frombuffer(data.ljust(size, b"\0"), np.uint8)
+                good[row] = len(data) == count
         return good
 
 
