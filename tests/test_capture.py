@@ -11,7 +11,9 @@ from urllib.parse import quote
 import pytest
 import servers
 
+from crashpy import convert
 from crashpy.command import CommandError
+from crashpy.kdump import report
 from crashpy.kdump.capture import capture, image, parts
 from crashpy.kdump.capture.cpio import Archive
 from crashpy.kdump.capture.disks import disk_of
@@ -397,3 +399,98 @@ def test_saved_to_what_was_mounted_and_the_old_one_deleted(tree, tmp_path):
     assert done.returncode == 0, done.stderr
     saved = (environment / "run/crashpy/saved").read_text().strip()
     assert (environment / saved.lstrip("/") / "vmcore").is_file()
+
+
+# The shell's part, with makedumpfile: what needs no crashed kernel of it.
+
+ZERO_PAGES = 'KDUMP_DUMPLEVEL="1"\n'  # which any makedumpfile tells from others
+PREPARE = f"""
+{image.HOME}/busybox mkdir -p /run/crashpy/bin
+{image.HOME}/busybox --install -s /run/crashpy/bin
+export PATH=/run/crashpy/bin:/usr/bin HOME=/root VMCORE=/core
+. {image.HOME}/capture.sh
+FOLDER=$MOUNTED$BELOW
+"""
+
+
+@pytest.fixture
+def shell_environment(tree, tmp_path):
+    """Runs a script in a folder that holds the environment."""
+
+    def run(script):
+        folder = tmp_path / "environment"
+        if not folder.exists():
+            folder.mkdir()
+            words = [str(folder), "--root", str(tree), "--kernel", RELEASE]
+            assert capture(["stage", *words, "--engine", "makedumpfile"]) == 0
+            (folder / "core").write_bytes(CORE.read_bytes())
+            (folder / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+            for name in ("dev", "proc", "run/crashpy/target/crash", "tmp"):
+                (folder / name).mkdir(parents=True)
+        mounts = f"mount --rbind /proc {folder}/proc && mount --rbind /dev {folder}/dev"
+        inside = f'{mounts} && exec chroot {folder} {image.HOME}/busybox sh -c "$1"'
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", inside, "sh", PREPARE + script],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        log = folder / "run/crashpy/log"
+        return done, log.read_text() if log.exists() else ""
+
+    return run
+
+
+def test_makedumpfile_saves_to_a_folder(tree, tmp_path, shell_environment):
+    configured(tree, f'KDUMP_SAVEDIR="/crash"\nKDUMP_KEEP_OLD_DUMPS="-1"\n{ZERO_PAGES}')
+    done, log = shell_environment("save_makedumpfile && save_makedumpfile")
+    assert done.returncode == 0, done.stderr + log
+    [folder] = (tmp_path / "environment/run/crashpy/target/crash").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"README.txt", "dmesg", "vmcore"}
+    assert "removed, as 1 are kept" in log
+    told = report.parse((folder / "README.txt").read_text())
+    assert told.finished
+    assert told.release == convert.recognised(str(CORE)).release
+    assert not convert.recognised(str(folder / "vmcore")).incomplete
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_makedumpfile_without_room(tree, tmp_path, shell_environment):
+    configured(tree, f'KDUMP_SAVEDIR="/crash"\nKDUMP_KEEP_OLD_DUMPS="-1"\n{ZERO_PAGES}')
+    target = tmp_path / "environment/run/crashpy/target/crash"
+    done, log = shell_environment("save_makedumpfile; FREE_KIB=999999999999; save_makedumpfile")
+    assert done.returncode == 1
+    assert "999999999999 kB shall stay free" in log
+    saved, failed = sorted(target.iterdir())
+    assert (saved / "vmcore").exists()  # the older one stays
+    assert {path.name for path in failed.iterdir()} == {"README.txt", "dmesg"}
+    assert report.parse((failed / "README.txt").read_text()).finished is False
+
+
+def test_makedumpfile_saves_through_ssh(tree, shell_environment):
+    with servers.sshd() as server:
+        place = f"{servers.USER}@127.0.0.1:{server.port}{server.root}"
+        settings = f'KDUMP_SSH_IDENTITY="/root/.ssh/id_dump"\n{ZERO_PAGES}'
+        configured(tree, f'KDUMP_SAVEDIR="ssh://{place}/open"\n{settings}')
+        keys = tree / "root/.ssh"
+        keys.mkdir(parents=True)
+        (keys / "known_hosts").write_text(Path(server.facts["known_hosts"]).read_text())
+        (keys / "id_dump").write_text(Path(server.facts["identity"]).read_text())
+        done, log = shell_environment("save_makedumpfile")
+        assert done.returncode == 0, done.stderr + log
+        [folder] = server.seen().iterdir()
+        assert folder.name.startswith("lab-")
+        assert {path.name for path in folder.iterdir()} == {"README.txt", "dmesg", "vmcore"}
+        assert report.parse((folder / "README.txt").read_text()).finished
+        assert not convert.recognised(str(folder / "vmcore")).incomplete
+        done, log = shell_environment("VMCORE=/none; save_makedumpfile")
+        assert done.returncode == 1
+        assert len([*server.seen().glob("*/vmcore*")]) == 1
+
+
+def test_a_server_that_does_not_answer(tree, shell_environment):
+    configured(
+        tree,
+        f'KDUMP_SAVEDIR="nfs://127.0.0.1:{servers.free_port()}/x"\nKDUMP_NET_TIMEOUT="0"\n',
+    )
+    done, log = shell_environment("mount_target")
+    assert done.returncode == 1
+    assert "no server answers" in log

@@ -264,7 +264,7 @@ save_folder() {
 write_vmcore() {
   [ "$FORMAT" != log ] || return 0
   for level in $LEVELS; do
-    room=$(($(df -Pk "$FOLDER" | awk 'NR == 2 { print $4 }') - FREE_KIB))
+    room=$(($(stat -f -c '%a * %S / 1024' "$FOLDER") - FREE_KIB))
     if [ "$room" -le 0 ]; then
       say "$FREE_KIB kB shall stay free, and there are not so many"
       return 1
@@ -282,29 +282,39 @@ write_vmcore() {
 save_ssh() {
   address=$(address_of "$SERVER")
   answers "${address:-$SERVER}" "${PORT:-22}" || return 1
-  there="$BELOW/$stamp"
   dmesg_status='' vmcore_status='This file will be overwritten'
-  on_server "umask 077 && mkdir -p '$there' && cat >'$there/README.txt'" <<EOF || return 1
-$(readme)
-EOF
+  there=$(new_folder_there "$BELOW" "$stamp") || {
+    say "$SERVER:$BELOW: no folder can be made there"
+    return 1
+  }
+  readme | on_server "umask 077 && cat >'$there/README.txt'" || return 1
   makedumpfile --dump-dmesg "$VMCORE" /run/crashpy/dmesg >>"$LOG" 2>&1 &&
-    on_server "cat >'$there/dmesg'" </run/crashpy/dmesg && dmesg_status='saved successfully'
+    on_server "umask 077; cat >'$there/dmesg'" </run/crashpy/dmesg && dmesg_status='saved successfully'
   # The shell of busybox knows how the first program of a pipe ended by this alone.
   set -o pipefail
   makedumpfile $FLAGS -F -d "${LEVELS%% *}" "$VMCORE" 2>>"$LOG" |
-    on_server "cat >'$there/$INCOMPLETE' && sync && mv '$there/$INCOMPLETE' '$there/vmcore'"
+    on_server "umask 077; cat >'$there/$INCOMPLETE' && sync"
   sent=$?
   set +o pipefail
-  if [ "$sent" -eq 0 ]; then
+  if [ "$sent" -eq 0 ] &&
+    on_server "mv '$there/$INCOMPLETE' '$there/vmcore'" </dev/null; then
     vmcore_status='saved successfully'
     say "saved: $SERVER:$there"
   else
-    vmcore_status='failed'
-    on_server "rm -f '$there/vmcore' '$there/$INCOMPLETE'" </dev/null
+    sent=1 vmcore_status='failed'
+    on_server "rm -f '$there/$INCOMPLETE'" </dev/null
     say "the dump did not reach $SERVER"
   fi
   readme | on_server "cat >'$there/README.txt'"
   return "$sent"
+}
+
+# new_folder_there FOLDER NAME: its name, which has a number behind it when it was taken.
+new_folder_there() {
+  on_server "umask 077; mkdir -p '$1' || exit 1; n=1; new='$1/$2'
+    until mkdir \"\$new\" 2>/dev/null; do
+      n=\$((n + 1)); new='$1/$2'.\$n; [ \$n -lt 100 ] || exit 1
+    done; echo \"\$new\"" </dev/null
 }
 
 # on_server COMMAND: standard input goes there.
