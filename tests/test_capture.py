@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -494,3 +495,23 @@ def test_a_server_that_does_not_answer(tree, shell_environment):
     done, log = shell_environment("mount_target")
     assert done.returncode == 1
     assert "no server answers" in log
+
+
+def test_hooks_come_and_go(tree, capsys):
+    """Nothing of them is left, and nothing of others is taken."""
+    (tree / "bin").mkdir()
+    for name in ("chmod", "rm", "rmdir"):
+        shutil.copy("/bin/busybox", tree / "bin" / name)
+    before = sorted(tree.rglob("*"))
+    for name in ("dracut", "initramfs-tools"):
+        words = ["--root", str(tree), "--with", name, "--no-build", "--yes"]
+        assert capture(["install", *words]) == 0
+    hook = tree / "etc/crashpy/initramfs-tools/hooks/crashpy"
+    assert hook.stat().st_mode & 0o100
+    assert capture(["uninstall", "--root", str(tree), "--dry-run"]) == 0
+    assert hook.exists()
+    assert capture(["uninstall", "--root", str(tree), "--yes"]) == 0
+    left = [path for path in sorted(tree.rglob("*")) if path not in before]
+    made = {"usr", "usr/lib", "usr/lib/dracut", "usr/lib/dracut/modules.d"}
+    assert {str(path.relative_to(tree)) for path in left} == made
+    assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from crashpy.kdump.capture.image import environment
@@ -125,10 +125,17 @@ def uninstall(system: System) -> Plan:
     files = [name for found in BUILDERS.values() for name in found.files if system.exists(name)]
     if not files:
         return Plan(notes=["no hooks are installed"])
-    folders = sorted({name.rpartition("/")[0] for name in files}, key=len, reverse=True)
-    parents = [f"{TOOLS}/scripts", TOOLS] if any(TOOLS in name for name in files) else []
-    left = [folder for folder in [*folders, *parents] if folder not in parents] + parents
+    ours = {folder for name in files for folder in _folders(name)}
+    left = sorted(ours, key=len, reverse=True)  # the inner ones first
     return Plan(
         commands=[("rm", "-f", *files), ("rmdir", "--ignore-fail-on-non-empty", *left)],
         notes=["what was built with them stays: an initial RAM disk of the capture kernel"],
     )
+
+
+def _folders(name: str) -> Iterator[str]:
+    """Those that install() makes for a file."""
+    folder = name.rpartition("/")[0]
+    while folder.startswith((DRACUT, "/etc/crashpy")):
+        yield folder
+        folder = folder.rpartition("/")[0]
