@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 
+AT_ONCE = 512  # pages of a batch: they should stay in a processor's own cache
 LZO_WORK = 1 << 17  # bytes of LZO1X_1_MEM_COMPRESS on 64-bit machines
 
 
@@ -53,11 +54,6 @@ class Codec:
     def flag(self) -> int:
         return FLAGS[self.name]
 
-    @property
-    def at_once(self) -> int:
-        """How many pages make a batch: they should stay in a processor's own cache."""
-        return 2048 if self.threads <= 1 else 512
-
     def pack(self, pages: Pages, rows: Rows) -> Packed:
         if not len(rows):
             return Packed(b"", np.empty(0, np.int64), np.empty(0, np.uint32))
@@ -65,10 +61,7 @@ class Codec:
 
 
 def in_order(threads: int, work: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """map(), by several threads; no further ahead than keeps them busy."""
-    if threads <= 1:
-        yield from map(work, items)
-        return
+    """map(), by threads beside this one; no further ahead than keeps them busy."""
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for item in items:
@@ -101,7 +94,7 @@ def codec(name: str, *, threads: int = 1, exact: bool = False) -> Codec:
 
 def _stored(pages: Pages, rows: Rows) -> Packed:
     count, size = len(rows), pages.shape[1]
-    stored = pages if count == len(pages) else pages[rows]
+    stored = pages[rows]  # a copy: the buffer is filled again meanwhile
     sizes, flags = np.full(count, size, np.int64), np.zeros(count, np.uint32)
     return Packed(stored.reshape(-1).data, sizes, flags)
 

@@ -261,9 +261,8 @@ class Filter:
         ends = starts + np.left_shift(1, order[starts])
         starts, ends = _walked(starts, ends)
         count = len(keep)
-        edges = np.zeros(max(int(ends.max()), count) + 1, np.int32)
-        np.add.at(edges, starts, 1)
-        np.add.at(edges, ends, -1)
+        room = max(int(ends.max()), count) + 1
+        edges = np.bincount(starts, minlength=room) - np.bincount(ends, minlength=room)
         covered = np.cumsum(edges[:-1]) > 0
         keep[covered[:count]] = 0
         return covered[count:].astype(np.uint8)

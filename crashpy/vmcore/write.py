@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crashpy.vmcore.codecs import Codec, Packed, in_order
+from crashpy.vmcore.codecs import AT_ONCE, Codec, Packed, in_order
 from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE, Elf, machine_number
 from crashpy.vmcore.filter import Level
 from crashpy.vmcore.kdump import DESCRIPTOR, INCOMPLETE, SIGNATURE
@@ -139,7 +139,7 @@ def write_kdump(
         at += size
     done = zeros = lost = 0
     pack = functools.partial(_packed, selection, codec, threading.local())
-    pfns = _evenly(selection.pfns(first, end), codec.at_once)
+    pfns = _evenly(selection.pfns(first, end), AT_ONCE)
     for batch in in_order(codec.threads, pack, pfns):
         packed = batch.packed
         table = np.zeros(len(batch.good), page_desc("<"))
@@ -218,7 +218,7 @@ class _Batch:
 def _packed(selection: Selection, codec: Codec, local: Any, pfns: NDArray[np.int64]) -> _Batch:
     """These pages read and packed, by whichever thread comes to it."""
     if not hasattr(local, "buffer"):
-        local.buffer = np.empty((codec.at_once, selection.memory.page_size), np.uint8)
+        local.buffer = np.empty((AT_ONCE, selection.memory.page_size), np.uint8)
     pages = local.buffer[: len(pfns)]
     good = selection.read_into(pfns, pages)
     zero = zero_pages(pages) & good if selection.level & Level.ZERO else np.zeros(len(pfns), bool)
