@@ -32,7 +32,15 @@ class Measured:
         return self.reserved_mib - self.least_available_mib
 
 
-MEASURED = (Measured("makedumpfile", "disk", "6.1", 256, 181),)
+MEASURED = (
+    Measured("makedumpfile", "disk", "6.1", 256, 181),
+    Measured("makedumpfile", "share", "6.1", 256, 169),
+    Measured("makedumpfile", "stream", "6.1", 256, 172),
+    Measured("native", "disk", "6.1", 256, 99),
+    Measured("native", "disk", "6.12", 256, 68),
+    Measured("native", "share", "6.12", 256, 73),
+    Measured("native", "stream", "6.12", 256, 49),
+)
 PLACES = {"file": "disk", "nfs": "share", "cifs": "share"}
 
 
@@ -41,7 +49,7 @@ def need_mib(engine: str, protocol: str, memory_bytes: int | None = None) -> lis
     place = PLACES.get(protocol, "stream")
     rows = [row for row in MEASURED if (row.engine, row.place) == (engine, place)]
     if not rows:
-        raise LookupError(f"{engine} was never measured with {protocol}")
+        raise LookupError(f"{engine} was never measured")
     worst = max(rows, key=lambda row: row.used_mib)
     parts = [
         (f"what {engine} took saving to a {place} (Linux {worst.kernel})", worst.used_mib),
