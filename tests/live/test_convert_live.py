@@ -142,12 +142,12 @@ def test_every_output_opens_everywhere_and_says_the_same(series, tmp_path):
     assert convert(["-z", str(outputs["to ELF"][0]), str(outputs["back"][0])]) == 0
     flat = tmp_path / "flattened"
     with flat.open("wb") as out:
-        words = [crashpy(), "convert", "-F", "-c", "-d", "31", source]
+        words = [crashpy(), "convert", "-F", "-z", "-d", "31", source]
         subprocess.run(words, stdout=out, check=True)
     outputs["flattened"] = [flat]
     outputs["unflattened"] = [tmp_path / "unflattened"]
     assert convert(["-R", str(flat), str(tmp_path / "unflattened")]) == 0
-    assert same_bytes(tmp_path / "unflattened", tmp_path / "form-c")
+    assert same_bytes(tmp_path / "unflattened", tmp_path / "form-z")
 
     programs = (dumps.crash(), crashpy())
     whole, wanted = (
@@ -230,7 +230,7 @@ def test_memory_does_not_grow_with_the_dump(tmp_path):
         peaks.append(usage.ru_maxrss / 1024)
         target.unlink()
     assert max(peaks) < 150, peaks
-    assert peaks[1] < peaks[0] * 1.2, peaks
+    assert peaks[1] < peaks[0] * 1.4, peaks  # of four times the size
 
 
 def test_a_dump_of_aarch64(tmp_path):
