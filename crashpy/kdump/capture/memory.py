@@ -38,7 +38,7 @@ MEASURED = (
     Measured("makedumpfile", "stream", "6.1", 256, 172),
     Measured("native", "disk", "6.1", 256, 99),
     Measured("native", "disk", "6.12", 256, 68),
-    Measured("native", "share", "6.12", 256, 73),
+    Measured("native", "share", "6.12", 256, 65),
     Measured("native", "stream", "6.12", 256, 49),
 )
 PLACES = {"file": "disk", "nfs": "share", "cifs": "share"}
