@@ -93,14 +93,17 @@ def select(memory: Memory, level: int) -> Selection:
 
 
 def split_ranges(selection: Selection, parts: int) -> list[tuple[int, int]]:
-    """Ranges of page numbers with about as many kept pages each, on byte boundaries."""
+    """Ranges of page numbers with about as many kept pages each.
+
+    They begin at multiples of 64: crash counts the bits of a bitmap by words from there.
+    """
     share = -(-selection.pages // parts)
     edges, counted = [0], 0
     for pfns in selection.pfns():
         at = 0
         while len(edges) < parts and counted + len(pfns) - at >= share:
             at += share - counted
-            edges.append(int(pfns[at - 1]) // 8 * 8 + 8)
+            edges.append(int(pfns[at - 1]) // 64 * 64 + 64)
             counted = 0
         counted += len(pfns) - at
     last = selection.memory.max_mapnr
