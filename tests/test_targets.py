@@ -274,7 +274,7 @@ def test_share_is_mounted_where_it_can_be(tmp_path: Path, monkeypatch: pytest.Mo
     assert "umount" in log.read_text()  # whatever goes wrong behind the mount
     log.unlink()
     open_target(parse("nfs://[fe80::1]/export/crash"), Login()).close()
-    assert "mount -t nfs -o nolock,soft," in log.read_text()
+    assert re.search(r"^mount -t nfs -o nolock,soft,\S+,vers=4.1 ", log.read_text())
     assert " [fe80::1]:/export/crash " in log.read_text()
 
 
@@ -288,6 +288,23 @@ def test_mount_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sentence = refusal("cifs://me:wr0ng@host/share", Login())
     assert sentence == "cannot be mounted: mount error(13): Permission denied"
     assert set(Path("/run").glob("crashpy-*")) == before
+
+
+def test_nfs_of_whatever_version_the_server_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, tool = tmp_path / "log", tmp_path / "mount"
+    tool.write_text(
+        f'#!/bin/sh\necho "$4" >>{log}\n'
+        "case $4 in *vers=*) echo 'mount.nfs: Protocol not supported' >&2; exit 32;; esac\n"
+    )
+    tool.chmod(0o755)
+    (tmp_path / "umount").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(mounted, "can_mount", lambda _: True)
+    open_target(parse("nfs://host/export"), Login()).close()
+    options = "nolock,soft,timeo=100,retrans=3"
+    assert log.read_text().splitlines() == [f"{options},vers=4.1", options]
 
 
 def test_folders(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from crashpy.kdump.urls import Url
 
 # A server that is gone must become an error, not a wait without end.
 NFS_OPTIONS = ("nolock", "soft", "timeo=100", "retrans=3")
+# 4.2 only where nothing else is: its READ_PLUS fails between some kernels and servers, so
+# that what was written cannot be read back. Last what mount.nfs finds out by itself.
+NFS_VERSIONS = (("vers=4.1",), ())
 
 
 def open_share(url: Url, login: Login) -> Target:
@@ -70,22 +73,35 @@ class MountedTarget(FileTarget):
         options = [f"port={url.port}"] if url.port else []
         secrets = self._private / "credentials"
         if url.protocol == "nfs":
-            options += NFS_OPTIONS
             source = f"{host}:{url.path}"
+            attempts = [[*options, *NFS_OPTIONS, *version] for version in NFS_VERSIONS]
         else:
             source = f"//{url.host}/{url.share}"
-            options.append(self._credentials(secrets, login))
-        command = ["mount", "-t", url.protocol, "-o", ",".join(options), source, str(self._point)]
+            attempts = [[*options, self._credentials(secrets, login)]]
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-            )
+            for attempt in attempts:
+                why = self._mount_once(source, attempt)
+                if why is None:
+                    self._mounted = True
+                    return
         finally:
             secrets.unlink(missing_ok=True)
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise CommandError(f"cannot be mounted: {said[0] if said else done.returncode}")
-        self._mounted = True
+        raise CommandError(f"cannot be mounted: {why}")
+
+    def _mount_once(self, source: str, options: list[str]) -> str | None:
+        """What mount(8) says against it."""
+        words = ["mount", "-t", self.url.protocol, "-o", ",".join(options)]
+        done = subprocess.run(
+            [*words, source, str(self._point)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not done.returncode:
+            return None
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return said[0] if said else f"status {done.returncode}"
 
     def _credentials(self, file: Path, login: Login) -> str:
         """The option of mount.cifs that says who we are."""
