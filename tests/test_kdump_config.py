@@ -6,7 +6,7 @@ from crashpy.command import CommandError
 from crashpy.kdump.config import Config
 from crashpy.kdump.documents import DirectiveFile, ShellFile, quoted
 from crashpy.kdump.keys import KEYS
-from crashpy.kdump.plan import hide
+from crashpy.kdump.plan import Edit, hide
 from crashpy.kdump.system import System
 from crashpy.kdump.urls import Url, parse
 from crashpy.kdump.values import spelled
@@ -369,11 +369,41 @@ def test_directives():
 # Passwords.
 
 
-def test_passwords_are_hidden():
-    assert hide('KDUMP_SMTP_PASSWORD="x y"') == "KDUMP_SMTP_PASSWORD=(hidden)"
-    assert hide("sftp://joe:p@ss/w@host/x") == "sftp://joe:(hidden)@host/x"
-    assert hide("ftp://joe@host/x") == "ftp://joe@host/x"
-    assert hide('FTP_PASSWORD=""') == 'FTP_PASSWORD=""'
+SECRETS = [
+    ('KDUMP_SMTP_PASSWORD="x y"', "KDUMP_SMTP_PASSWORD=(hidden)"),
+    ('KDUMP_SMTP_PASSWORD="x\ny" # z\nB=1', "KDUMP_SMTP_PASSWORD=(hidden)\nB=1"),
+    ("FTP_PASSWORD=x\\\ny\nB=1", "FTP_PASSWORD=(hidden)\nB=1"),
+    ("FTP_USER=joe FTP_PASSWORD=x\nB=1", "FTP_USER=joe FTP_PASSWORD=(hidden)\nB=1"),
+    ('export A="b;c"; export FTP_PASSWORD=x', 'export A="b;c"; export FTP_PASSWORD=(hidden)'),
+    ("FTP_PASSWORD='x'\"y\"z", "FTP_PASSWORD=(hidden)"),
+    ('FTP_PASSWORD="x', "FTP_PASSWORD=(hidden)"),
+    ("smtp-password = it's x\nlevel = '3'", "smtp-password =(hidden)\nlevel = '3'"),
+    ("sftp://joe:p@ss/w@host/x", "sftp://joe:(hidden)@host/x"),
+    (
+        'A="ftp://joe:it\'s\\"x@h/x ftp://a:b@c/d"',
+        'A="ftp://joe:(hidden)@h/x ftp://a:(hidden)@c/d"',
+    ),
+    ("ftp://o'joe@domain:x@h/x", "ftp://o'joe@domain:(hidden)@h/x"),
+    ("cifs://DOMAIN/joe:x@h/share", "cifs://DOMAIN/joe:(hidden)@h/share"),
+]
+OPEN = [
+    'FTP_PASSWORD=""',
+    "ftp://joe@host/x",
+    "ftp://h:21/x: nobody tells a@b",
+    "smtp-password: give a value, smtp-password=VALUE",
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), [*SECRETS, *((text, text) for text in OPEN)])
+def test_passwords_are_hidden(text, shown):
+    assert hide(text) == shown
+    assert Edit("/etc/x", None, text).holds_password == (text != shown)
+
+
+def test_an_example_that_is_commented_out_is_hidden_and_makes_no_file_private():
+    text = '#FTP_PASSWORD="x'
+    assert hide(text) == "#FTP_PASSWORD=(hidden)"
+    assert not Edit("/etc/x", None, text).holds_password
 
 
 def test_a_url_keeps_its_password_when_it_is_spelled():

@@ -203,6 +203,23 @@ def test_what_cannot_be_taken_back_does_not_hide_why(tree):
     assert held(tree) == OLD
 
 
+def test_a_file_that_cannot_be_replaced_keeps_no_copy(tree, monkeypatch):
+    """An immutable one: it cannot be put back either, nor need it be."""
+    replace = Path.replace
+
+    def refused(self, target):
+        if str(target).endswith("/etc/x"):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(self))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    tree.write("/etc/x", "old\n")
+    before = held(tree)
+    with pytest.raises(Refused, match="etc/x: Operation not permitted: nothing was changed"):
+        Plan([Edit("/etc/x", "old\n", "new\n")]).carry_out(tree.system)
+    assert held(tree) == before
+
+
 def test_a_copy_of_a_file_with_a_password_is_its_owner_s(tree):
     tree.write("/etc/x", "FTP_PASSWORD=a\n", 0o644)
     [copy] = Plan([Edit("/etc/x", "FTP_PASSWORD=a\n", "\n")]).carry_out(tree.system)

@@ -22,15 +22,23 @@ if TYPE_CHECKING:
     from crashpy.kdump.config import Config
 
 SECRET = r"KDUMP_SMTP_PASSWORD|FTP_PASSWORD|smtp-password"
+_QUOTED = r"\"(?:\\.|[^\"\\])*\"|'[^']*'"  # it may go on over lines
+_OTHERS = rf"(?:(?:export\s+)?\w+=(?:{_QUOTED}|[^\s;\"'])*[ \t;]+)*"  # in the same line
+_SECRET_WORD = re.compile(
+    rf"^(\s*{_OTHERS}(?:export\s+)?(?:{SECRET})=)((?:{_QUOTED}|\\.|[^\s;\"'\\])+)",
+    re.MULTILINE | re.DOTALL,
+)
 _SECRET_LINE = re.compile(rf"^(\s*#?\s*(?:export\s+)?(?:{SECRET})\s*=)(.*)$", re.MULTILINE)
-_SECRET_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:@/\"']*):[^\s\"']*@")
+# As kdump's own parser has it: from the first `:` to the last `@`, whatever stands between.
+_SECRET_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:]*):\S*@")
 HIDDEN = "(hidden)"
 PRIVATE = "/etc/crashpy.conf"  # from the start, whatever is in it yet
 
 
 def hide(text: str) -> str:
     """The text without the passwords in it."""
-    text = _SECRET_LINE.sub(lambda m: m[1] + (HIDDEN if m[2].strip("\"' ") else m[2]), text)
+    for pattern in (_SECRET_WORD, _SECRET_LINE):
+        text = pattern.sub(lambda m: m[1] + (HIDDEN if m[2].strip("\"' ") else m[2]), text)
     return _SECRET_URL.sub(rf"\1:{HIDDEN}@", text)
 
 
@@ -65,7 +73,8 @@ class Edit:
 
 
 def _secrets(text: str) -> list[str]:
-    named = [m[2].strip("\"' ") for m in _SECRET_LINE.finditer(text) if "#" not in m[1]]
+    found = [*_SECRET_WORD.finditer(text), *_SECRET_LINE.finditer(text)]
+    named = [m[2].strip("\"' ") for m in found if not m[1].lstrip().startswith("#")]
     lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
     return [
         *filter(None, named),
@@ -130,7 +139,7 @@ class Plan:
                     check(system)
                 return change.done()
             except BaseException as error:
-                change.undo()
+                self._undo(change)
                 for argv in reversed(ran):
                     if opposite := self.opposites.get(argv):
                         with contextlib.suppress(Refused):
@@ -141,6 +150,16 @@ class Plan:
                 if isinstance(error, Refused) and self.edits:
                     raise Refused(f"{error}; the files are as they were") from None
                 raise
+
+    @staticmethod
+    def _undo(change: Change) -> None:
+        try:
+            change.undo()
+        except OSError as error:
+            raise Refused(
+                f"{error.filename}: {error.strerror}: a file cannot be put back: compare the *.bak"
+                " files; the next `crashpy setup` tries it again"
+            ) from None
 
 
 # What becomes of a dump.

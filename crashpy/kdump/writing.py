@@ -120,10 +120,15 @@ def recover(system: System) -> list[str]:
 
 
 def _restore(copies: Mapping[Path, Path | None]) -> None:
-    """Renaming takes no room: it works on a full disk, too."""
+    """Renaming takes no room: it works on a full disk, too.
+
+    What was never changed is left alone: perhaps it cannot be.
+    """
     for path, copy in copies.items():
         with contextlib.suppress(FileNotFoundError):
-            if copy:
+            if copy and path.is_file() and path.read_bytes() == copy.read_bytes():
+                copy.unlink()
+            elif copy:
                 copy.replace(path)
             else:
                 path.unlink()
