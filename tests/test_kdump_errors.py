@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from trees import Tree
 from crashpy.kdump import bootloader, kexec, proof, reboot, rehearsal, services  # noqa: F401
 from crashpy.kdump.keys import KEYS
 from crashpy.kdump.setup import VERBS, setup
+from crashpy.kdump.system import System
 
 LONG = "a value is one line, without control characters"
 NAME = "is not a path that starts with /"
@@ -264,6 +266,93 @@ def test_a_word_that_is_none(tree, capsys, verb):
         tree.setup(verb, "--dance")
     assert left.value.code == 2
     assert "unrecognized arguments: --dance" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("words", "status"), [("status", 1), ("configure level=3 --yes", 0)])
+def test_a_stream_that_is_closed(tree, closed, words, status):
+    """Nobody hears it then, and no file takes the stream's place."""
+    tree.suse()
+    command = f"exec {sys.executable} -m crashpy setup {words} --root {tree.root} {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert ("KDUMP_DUMPLEVEL=3" in tree.read("/etc/sysconfig/kdump")) is (status == 0)
+    assert "armed" not in tree.read("/etc/sysconfig/kdump")
+
+
+@pytest.mark.parametrize("words", ["status", "check --offline", "configure level=3 --yes"])
+def test_a_full_disk_behind_the_output(tree, words):
+    tree.suse()
+    before = held(tree)
+    command = f"exec {sys.executable} -m crashpy setup {words} --root {tree.root} >/dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr == f"crashpy setup {words.split()[0]}: No space left on device\n"
+    assert held(tree) == before
+
+
+# The tree that is acted on.
+
+
+@pytest.mark.parametrize("name", ["/", "//", "/etc/..", "link"])
+def test_a_name_for_this_machine_is_this_machine(tmp_path, name):
+    if name == "link":
+        (tmp_path / "link").symlink_to("/")
+        name = str(tmp_path / "link")
+    assert System.at(name).live
+
+
+def test_a_tree_without_a_name_is_refused(tree, capsys):
+    assert setup(["configure", "--root", "", "level=1"]) == 3
+    assert capsys.readouterr().err == "crashpy setup configure: --root: there is no such folder\n"
+    assert not System.at(str(tree.root)).live
+
+
+def tree_s_state(tree):
+    """Everything there is, with all that a change would change."""
+    return {
+        path: (path.lstat().st_mode, path.lstat().st_mtime_ns, path.is_file() and path.read_bytes())
+        for path in [tree.root, *tree.root.rglob("*")]
+    }
+
+
+DRY = {
+    "configure": ["level=1", "smtp-password=geheim", "keep=3"],
+    "bootloader": ["256M"],
+    "disable": [],
+    "enable": [],
+    "kexec": ["--kernel", "/boot/vmlinuz-6.1.0-9-amd64", "--append", "x"],
+    "load": [],
+    "unload": [],
+    "test": [],
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("verb", DRY)
+def test_a_dry_run_changes_nothing_at_all(tree, monkeypatch, capsys, name, verb):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(rehearsal, "TOOLS", {})
+    monkeypatch.setattr(rehearsal, "EMULATORS", {os.uname().machine: "sh"})
+    family(tree, name)
+    tree.machine(loaded=1)
+    tree.write("/sys/kernel/kexec_loaded", "0\n")
+    tree.write("/var/lib/kdump/initrd", "")
+    tree.write("/etc/default/grub", 'GRUB_CMDLINE_LINUX=""\n')
+    tree.write("/boot/grub/grub.cfg", "")
+    tree.write("/etc/.crashpy-setup", "{}")  # a change that was cut off waits for a real run
+    for unit in ("kdump", "kdump-tools"):
+        tree.write(f"/usr/lib/systemd/system/{unit}.service", "")
+    for tool in ("kexec", "update-grub", "systemctl", "sysctl"):
+        tree.tool(tool)
+    before = tree_s_state(tree)
+    status = tree.setup(verb, "--dry-run", *DRY[verb])
+    output = capsys.readouterr()
+    none = name == "own" and verb in ("enable", "disable")  # it has no unit
+    assert status == (3 if none else 0), output.err
+    assert output.out or none
+    assert "geheim" not in output.out + output.err
+    assert tree_s_state(tree) == before
 
 
 # Tools that are not there.

@@ -277,6 +277,8 @@ def no_release(tree):
         (None, ["--crashkernel", "much"], '"much" is not a size such as 256M'),
         (None, ["--crashkernel", "64G-:1G"], "64G-:1G reserves nothing on this machine"),
         (None, ["--memory", "much"], '"much" is not a size such as 256M'),
+        (None, ["--memory", "300M"], "300 MiB of memory do not hold 256 MiB for the capture kern"),
+        (None, ["--seconds", "0"], "--seconds 0: a crash takes longer than that"),
         (None, ["--keep", "/proc"], "/proc: it is there, and not empty"),
     ],
 )

@@ -28,6 +28,7 @@ from crashpy.kdump.system import Refused, System
 
 FOLDER = "/var/crash"  # of the virtual machine's disk
 PATIENCE_SECONDS = 900
+LEAST_BYTES = 128 << 20  # for the kernel that crashes
 TOOLS = {  # with the packages that have them, by Debian's names
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
@@ -109,7 +110,11 @@ def machine(config: Config, *, crashkernel: str, memory_bytes: int | None, secon
         raise Refused("which kernel runs is not known: is /proc mounted?")
     kernel = found_kernel(system, [*config.dialect.kernels(config, release)])
     size = _reservation(system, crashkernel)
-    most = memory_bytes or max(1 << 30, 3 * size)
+    most = max(1 << 30, 3 * size) if memory_bytes is None else memory_bytes
+    if most < size + LEAST_BYTES:
+        raise Refused(f"{shown(most)} of memory do not hold {shown(size)} for the capture kernel")
+    if seconds < 1:
+        raise Refused(f"--seconds {seconds}: a crash takes longer than that")
     return Machine(emulator, kernel, release, f"{size // MIB}M", most, seconds)
 
 

@@ -26,6 +26,14 @@ class System:
     root: Path = Path("/")
     chroot: bool = True  # tools of another tree run inside it
 
+    @classmethod
+    def at(cls, folder: str) -> System:
+        """The one that --root names; whatever leads to / is this machine itself."""
+        root = Path(folder)
+        if not folder or not root.is_dir():
+            raise Refused(f"{folder or '--root'}: there is no such folder")
+        return cls() if root.samefile("/") else cls(root.absolute())
+
     @property
     def live(self) -> bool:
         """Whether this is the machine we run on."""
@@ -152,6 +160,18 @@ class System:
     @property
     def memory_bytes(self) -> int | None:
         """Physical memory, as the kernel counts it to choose among ranges."""
+        total = self._ram_bytes
+        return -(-total // ROUNDED) * ROUNDED if total and self._rounds else total
+
+    @property
+    def _rounds(self) -> bool:
+        """Since Linux 6.0, and on RHEL before: firmware keeps a little of what was bought."""
+        release = self.release or ""
+        found = re.match(r"(\d+)\.", release)
+        return found is None or int(found[1]) >= 6 or ".el" in release
+
+    @property
+    def _ram_bytes(self) -> int | None:
         total = 0
         for line in (self.fact("/proc/iomem") or "").splitlines():
             span, _, what = line.partition(" : ")
@@ -226,6 +246,8 @@ def split_options(line: str) -> list[str]:
     """Options of a kernel command line; quotes hold blanks together and stay."""
     return re.findall(r'(?:"[^"]*"|[^\s"])+', line)
 
+
+ROUNDED = 128 << 20  # kernel/crash_reserve.c
 
 FAMILIES = {
     "suse": ("suse", "sles", "sled", "opensuse"),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
 from crashpy.kdump.plan import hide
-from crashpy.kdump.system import Refused, System
+from crashpy.kdump.system import System
 
 if TYPE_CHECKING:
     from crashpy.kdump.capture.image import Built, Wanted
@@ -67,10 +67,7 @@ def _root(parser: argparse.ArgumentParser) -> None:
 
 
 def _system(asked: argparse.Namespace) -> System:
-    root = Path(asked.root)
-    if not root.is_dir():
-        raise Refused(f"{root}: there is no such folder")
-    return System(root.absolute())
+    return System.at(asked.root)
 
 
 def _contents(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from crashpy.command import CommandError
 from crashpy.kdump.plan import hide
@@ -42,7 +41,7 @@ from crashpy.kdump.setup.looking import (
     size_arguments,
 )
 from crashpy.kdump.setup.proving import do_test, test_arguments
-from crashpy.kdump.system import Refused, System
+from crashpy.kdump.system import System
 from crashpy.kdump.writing import recover
 
 
@@ -61,10 +60,7 @@ def setup(words: Sequence[str]) -> int:
     arguments(parser)
     asked = parser.parse_args(rest)
     try:
-        root = Path(asked.root)
-        if not root.is_dir():
-            raise Refused(f"{root}: there is no such folder")
-        system = System(root.absolute())
+        system = System.at(asked.root)
         if hasattr(asked, "yes") and not asked.dry_run and (names := recover(system)):
             say([f"note: a change was cut off: {', '.join(names)}: as they were before it"])
         return act(system, asked)
