@@ -230,6 +230,27 @@ def nonsense(tree):
     suse(tree, "KDUMP_DUMPLEVEL=77")
 
 
+def carriage_returns(tree):
+    suse(tree)
+    (tree.root / "etc/sysconfig/kdump").write_bytes(b'KDUMP_SAVEDIR="/var/crash"\r\nKDUMP_CPUS=1\n')
+    os.utime(tree.root / "etc/sysconfig/kdump", (1, 1))
+
+
+def two_sizes(tree):
+    suse(tree)
+    words = "crashkernel=256M crashkernel=512M"
+    tree.machine(loaded=1, reserved=512 << 20, memory_gib=1, cmdline=f"ro {words}")
+    tree.write("/etc/default/grub", 'GRUB_CMDLINE_LINUX="crashkernel=256M"\n')
+    line = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT crashkernel=512M"\n'
+    tree.write("/etc/default/grub.d/kdump.cfg", line)
+    tree.write("/boot/grub2/grub.cfg", GRUB_CFG.replace("OPTIONS", words))
+
+
+def masked(tree):
+    suse(tree)
+    (tree.root / "etc/systemd/system/kdump.service").symlink_to("/dev/null")
+
+
 COMPLAINTS = [
     (1, small, "warning", "64 MiB are reserved, and about", "`crashpy setup bootloader "),
     (2, failed, "error", "the test of ", "`crashpy setup test`"),
@@ -254,6 +275,14 @@ COMPLAINTS = [
     (16, tagged, "warning", "eth0.5, the way to server, is a VLAN", "prove it"),
     (17, shell, "warning", "failure=shell", "where nobody watches it"),
     (18, not_reserved, "error", "the kernel was started without crashkernel=", "`crashpy setup"),
+    (
+        12,
+        two_sizes,
+        "warning",
+        "this kernel was started with crashkernel=256M crash",
+        "`crashpy se",
+    ),
+    (18, masked, "error", "kdump.service is off", "`crashpy setup enable`"),
     (18, off, "error", "kdump.service is off", "`crashpy setup enable`"),
     (19, many, "warning", "6 dumps are in ", "`crashpy setup configure keep=3`"),
     (20, readable, "warning", "", "`chmod -R go= "),
@@ -261,6 +290,7 @@ COMPLAINTS = [
     (20, password, "error", "/etc/sysconfig/kdump holds a password, and others", "`chmod 600"),
     (0, no_folder, "error", "/var/crash: there is no such folder", "mount what it is on"),
     (0, stale, "warning", "/etc/sysconfig/kdump changed after the capture", "`mkdumprd -f`"),
+    (0, carriage_returns, "error", "/etc/sysconfig/kdump has lines that end as DOS", "`sed -i"),
     (0, nobody, "warning", "a mail server is named, and nobody to tell", "`crashpy setup conf"),
     (0, nonsense, "warning", "/etc/sysconfig/kdump:3: KDUMP_DUMPLEVEL: 77 is out", "correct it"),
 ]

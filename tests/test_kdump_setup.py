@@ -143,6 +143,19 @@ def test_what_the_kernel_reserves(values, memory_gib, size_mib):
 
 
 @pytest.mark.parametrize(
+    ("release", "size"),
+    [("6.1.0-9-amd64", 256), ("5.14.0-70.el9.x86_64", 256), ("5.3.18-59-default", 0)],
+)
+def test_what_firmware_keeps_is_rounded_away(tree, release, size):
+    """A machine with 2 GiB shows a little less; the kernel does so since 6.0, Red Hat's before."""
+    tree.machine()
+    tree.write("/proc/sys/kernel/osrelease", release)
+    tree.write("/proc/iomem", "00001000-0009fbff : System RAM\n00100000-7ffd9fff : System RAM\n")
+    memory = tree.system.memory_bytes
+    assert reserved(["2G-64G:256M,64G-:512M"], memory) == size << 20
+
+
+@pytest.mark.parametrize(
     ("value", "sentence"),
     [
         ("", '"" is not a value of crashkernel= such as 512M'),
@@ -330,6 +343,12 @@ def test_size_on_the_command_line(tree, capsys):
     )
     assert tree.setup("size", "--memory", "lots") == 3
     assert capsys.readouterr().err == 'crashpy setup size: "lots" is not a size such as 256M\n'
+    assert tree.setup("size", "--memory", "0") == 3
+    assert "a machine has some memory" in capsys.readouterr().err
+    assert tree.setup("size", "--explain", "") == 3
+    assert "crashkernel= is one size" in capsys.readouterr().err
+    assert tree.setup("size", "--memory", "256M", "--policy", "guide") == 0
+    assert "not here: 256 MiB is all of the memory there is" in capsys.readouterr().out
     assert tree.setup("size", "--explain", "crashkernel=512M,high crashkernel=72M,low") == 0
     assert "above 4 GiB" in capsys.readouterr().out
     assert tree.setup("size", "--policy", "all", "--json") == 0
@@ -380,6 +399,60 @@ def test_debian_s_own_piece_of_grub_is_changed_where_it_is(grub):
     assert grub.read(name) == line.replace("384M-:128M", "512M")
     assert grub.read("/etc/default/grub") == GRUB
     assert "quiet splash crashkernel=512M" in grub.read("/boot/grub/grub.cfg")
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"),
+    [
+        ('"quiet" # "splash" is bad', '"quiet crashkernel=1G" # "splash" is bad'),
+        ("quiet # splash", '"quiet crashkernel=1G" # splash'),
+        ("'quiet \"a b\"'", "'quiet \"a b\" crashkernel=1G'"),
+        ('"quiet \\"a b\\""', '"quiet \\"a b\\" crashkernel=1G"'),
+        ('"quiet"; A="x"', '"quiet crashkernel=1G"; A="x"'),
+        ('"a crashkernel=1M b crashkernel=2M,high"', '"a crashkernel=1G b"'),
+        ('"my.crashkernel=3"', '"my.crashkernel=3 crashkernel=1G"'),
+        ("", '"crashkernel=1G"'),
+    ],
+)
+def test_grub_s_ways_to_write_a_value(grub, line, changed):
+    grub.write("/etc/default/grub", f"GRUB_CMDLINE_LINUX_DEFAULT={line}\n")
+    bootloader.plan(grub.system, ["1G"]).carry_out(grub.system)
+    assert grub.read("/etc/default/grub") == f"GRUB_CMDLINE_LINUX_DEFAULT={changed}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("quiet\\ splash", "is of several pieces"),
+        ("\"a\"'b'", "is of several pieces"),
+        ('"a $(echo "b")"', "is of several pieces"),
+        ('"a \\\nb"', "goes on in the next line"),
+        ('"a', "is of several pieces"),
+    ],
+)
+def test_a_value_that_is_for_a_person_to_change(grub, line, why):
+    text = f"X=1\nGRUB_CMDLINE_LINUX_DEFAULT={line}\n"
+    grub.write("/etc/default/grub", text)
+    with pytest.raises(Refused, match=f"/etc/default/grub: line 2: its value {why}: change it by"):
+        bootloader.plan(grub.system, ["1G"])
+    assert grub.read("/etc/default/grub") == text
+
+
+def test_a_cloud_image_s_file_that_sets_the_line_anew(grub):
+    """What stands in the file before it does not count."""
+    name = "/etc/default/grub.d/50-cloudimg-settings.cfg"
+    grub.write(name, 'GRUB_CMDLINE_LINUX_DEFAULT="console=tty1"\n')
+    bootloader.plan(grub.system, ["1G"]).carry_out(grub.system)
+    assert grub.read("/etc/default/grub") == GRUB
+    assert grub.read(name) == 'GRUB_CMDLINE_LINUX_DEFAULT="console=tty1 crashkernel=1G"\n'
+    assert bootloader.current(grub.system) == ["1G"]
+
+
+def test_all_sizes_that_the_files_put_together_are_told(grub):
+    grub.write("/etc/default/grub", 'GRUB_CMDLINE_LINUX="crashkernel=1G"\n')
+    more = 'GRUB_CMDLINE_LINUX_DEFAULT="${GRUB_CMDLINE_LINUX_DEFAULT} crashkernel=2G"\n'
+    grub.write("/etc/default/grub.d/kdump-tools.cfg", more)
+    assert bootloader.current(grub.system) == ["1G", "2G"]
 
 
 def test_grub_cfg_is_read_back(grub):
@@ -522,6 +595,18 @@ def test_enabling_that_does_nothing_is_found_out(tree):
     tree.tool("systemctl")
     with pytest.raises(Refused, match=r"kdump\.service is still off although no error"):
         services.switch(Config.read(tree.system), on=True).carry_out(tree.system)
+
+
+def test_a_unit_that_is_masked(tree):
+    tree.suse()
+    systemctl(tree, "kdump.service")
+    tree.write("/etc/systemd/system/x.wants/other", "")
+    (tree.root / "etc/systemd/system/x.wants/kdump.service").symlink_to("/x")
+    assert services.enabled(Config.read(tree.system)) is True
+    (tree.root / "etc/systemd/system/kdump.service").symlink_to("/dev/null")
+    assert services.enabled(Config.read(tree.system)) is False
+    with pytest.raises(Refused, match=r"`systemctl unmask kdump\.service` first"):
+        services.switch(Config.read(tree.system), on=True)
 
 
 def test_sysv(tree):
@@ -760,6 +845,14 @@ def test_reasons(tree, crashkernel, reserved, sentence):
     tree.machine(reserved=reserved, cmdline=crashkernel)
     tree.debian()
     assert status(tree.system).why[0].startswith(sentence)
+
+
+def test_an_armed_machine_with_a_damaged_configuration(tree, capsys):
+    tree.machine(loaded=1)
+    tree.write("/etc/default/kdump-tools", 'MAKEDUMP_ARGS="\n')
+    assert tree.setup("status") == 0
+    output = capsys.readouterr().out
+    assert "damaged:      /etc/default/kdump-tools: line 1: a quote is opened" in output
 
 
 def test_status_of_a_bare_tree(tree, capsys):

@@ -199,6 +199,12 @@ def test_it_serves_a_machine_without_kdump(tree):
     assert "reset_devices irqpoll panic=10 nr_cpus=1 my.opt" in argv[3]
 
 
+def test_a_distribution_s_own_name_is_not_said_to_be_ours(tree, capsys):
+    tree.suse()
+    assert tree.setup("configure", "KDUMP_DUMPLEVEL=1", "--dry-run") == 0
+    assert "/etc/crashpy.conf" not in capsys.readouterr().out
+
+
 def test_what_it_is_for_is_said(tree, capsys):
     machine(tree, "rhel")
     assert tree.setup("configure", "keep=3", "level=1", "--yes") == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crashpy.kdump.plan import Edit, Plan
@@ -11,9 +11,15 @@ from crashpy.kdump.size import parse_values
 from crashpy.kdump.system import Refused, System
 
 GRUB = "/etc/default/grub"
-_WORD = re.compile(r"crashkernel=[^\s\"']+")
+_WORD = re.compile(r"(?<![\w.-])crashkernel=[^\s\"']+")
 _COMMAND_LINE = re.compile(
-    r"^(\s*(?:export\s+)?GRUB_CMDLINE_LINUX(?:_DEFAULT)?\+?=)(.*)$", re.MULTILINE
+    r"^[ \t]*(?:export[ \t]+)?(GRUB_CMDLINE_LINUX(?:_DEFAULT)?)(\+?)=", re.MULTILINE
+)
+# One word of shell in one piece, and what may follow it.
+_VALUE = re.compile(
+    r"(?:\"(?P<double>(?:\\.|[^\"\\])*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s\"'\\;&|<>()]*))"
+    r"(?=[\s;&]|\Z)",
+    re.DOTALL,
 )
 
 
@@ -62,7 +68,10 @@ def kind(system: System) -> str:
 
 def current(system: System) -> list[str]:
     """The values that the boot loader's configuration has now, as far as files tell."""
-    for name in [*_grub_files(system), "/etc/zipl.conf", "/etc/kernel/cmdline"]:
+    texts = {name: system.read(name) or "" for name in _grub_files(system)}
+    if found := _together(texts):
+        return found
+    for name in ("/etc/zipl.conf", "/etc/kernel/cmdline"):
         words = [m[0] for m in _WORD.finditer(_active(system.read(name) or ""))]
         if words:
             return [word.partition("=")[2] for word in words]
@@ -156,26 +165,50 @@ def _grub_files(system: System) -> list[str]:
     return [GRUB, *system.names("/etc/default/grub.d", "*.cfg")]
 
 
+@dataclass(frozen=True)
+class _Assignment:
+    """A variable of GRUB's defaults is given a value, or more of one."""
+
+    variable: str
+    adds: bool
+    start: int  # of the value's word, in the text
+    end: int
+    inside: str | None  # the word without its quotes; None: it is more than one piece
+
+    @property
+    def usual(self) -> bool:
+        """Of the entries that are not for recovery."""
+        return self.variable.endswith("DEFAULT")
+
+
+def _assignments(text: str) -> list[_Assignment]:
+    found = []
+    for head in _COMMAND_LINE.finditer(text):
+        value = _VALUE.match(text, head.end())
+        end = text.find("\n", head.end())
+        end = value.end() if value else len(text) if end < 0 else end
+        inside = next((part for part in value.groups() if part is not None), "") if value else None
+        found.append(_Assignment(head[1], bool(head[2]), head.end(), end, inside))
+    return found
+
+
+def _together(texts: Mapping[str, str]) -> list[str]:
+    """The values that the files have as one after the other is read."""
+    lines = {"GRUB_CMDLINE_LINUX": "", "GRUB_CMDLINE_LINUX_DEFAULT": ""}
+    for text in texts.values():
+        for each in _assignments(text):
+            inside = text[each.start : each.end] if each.inside is None else each.inside
+            known = re.sub(
+                r"\$(?:\{(\w+)\}|(\w+))", lambda m: lines.get(m[1] or m[2], m[0]), inside
+            )
+            lines[each.variable] = f"{lines[each.variable] if each.adds else ''}{known}"
+    return _values(" ".join(lines.values()))
+
+
 def _grub(system: System, change: Change) -> Plan:
-    edits: list[Edit] = []
-    placed = False
-    for name in reversed(_grub_files(system)):
-        old = system.read(name) or ""
-        new = old
-        if _WORD.search(_active(old)):
-            # The first one found from the end takes the words, the others lose theirs.
-            only = change if not placed else Change(())
-            new, done = _in_command_lines(name, old, only, add=False)
-            placed = placed or done
-        edits.append(Edit(name, old, new))
-    if change.values and not placed:
-        first = edits[-1]
-        new, done = _in_command_lines(first.name, first.new, change, add=True)
-        if not done:
-            tail = "" if new.endswith("\n") or not new else "\n"
-            new += f'{tail}GRUB_CMDLINE_LINUX_DEFAULT="{change.words}"\n'
-        edits[-1] = Edit(first.name, first.old, new)
-    edits = [edit for edit in reversed(edits) if edit.new != edit.old]
+    old = {name: system.read(name) for name in _grub_files(system)}
+    texts = {name: text or "" for name, text in old.items()}
+    edits = [Edit(n, old[n], new) for n, new in _changed(texts, change).items() if new != texts[n]]
     made = Plan(edits=edits)
     config = next(
         (n for n in ("/boot/grub2/grub.cfg", "/boot/grub/grub.cfg") if system.exists(n)), None
@@ -186,13 +219,12 @@ def _grub(system: System, change: Change) -> Plan:
         made.commands.append(("update-grub",))
     else:
         tool = next((t for t in ("grub2-mkconfig", "grub-mkconfig") if system.tool(t)), None)
-        if tool is None or config is None:
-            missing = "update-grub nor grub2-mkconfig" if tool is None else "grub.cfg in /boot"
+        if tool is None:
             raise Refused(
-                f"there is neither {missing}: grub.cfg cannot be made anew"
-                if tool is None
-                else f"there is no {missing}: what shall be made anew?"
+                "there is neither update-grub nor grub2-mkconfig: grub.cfg cannot be made anew"
             )
+        if config is None:
+            raise Refused("there is no grub.cfg in /boot: what shall be made anew?")
         made.commands.append((tool, "-o", config))
     if config is not None:
         made.checks.append(lambda system: _check_grub(system, config, change))
@@ -200,31 +232,48 @@ def _grub(system: System, change: Change) -> Plan:
     return made
 
 
-def _in_command_lines(name: str, text: str, change: Change, *, add: bool) -> tuple[str, bool]:
-    """The text with the words in one of its command lines; whether there was one."""
-    found = list(_COMMAND_LINE.finditer(text))
-    having = [match for match in found if _WORD.search(match[2])]
-    plain = [m for m in found if "DEFAULT" in m[1]] or found
-    chosen = having or (plain[-1:] if add else [])
-    done = False
-    for match in reversed(chosen):
-        value = match[2].rstrip()
-        quote = value[:1] if value[:1] in "\"'" else ""
-        closing = value.rfind(quote) if quote else len(value)
-        if quote and closing == 0:
-            number = text.count("\n", 0, match.start()) + 1
-            raise Refused(
-                f"{name}: line {number}: its value goes on in the next line: change it by hand"
-            )
-        inside, behind = value[len(quote) : closing], value[closing + len(quote) :]
-        if not quote and re.search(r"\s#", inside):
-            inside, behind = inside[: inside.index("#")].rstrip(), f" {inside[inside.index('#') :]}"
-        only = change if not done else Change(())
-        new = only.line(inside)
-        mark = quote or '"'
-        text = f"{text[: match.start(2)]}{mark}{new}{mark}{behind}{text[match.end(2) :]}"
-        done = True
-    return text, done
+def _changed(texts: Mapping[str, str], change: Change) -> dict[str, str]:
+    """The files with the words in one of them: where old ones stood, or where they count.
+
+    A file that is read later may set a variable anew, as those of cloud images do.
+    """
+    none = Change(())
+    without = {name: _in_command_lines(name, text, none) for name, text in texts.items()}
+    if not change.values:
+        return without
+    later = [name for name, text in reversed([*texts.items()]) if _assignments(text)]
+    having = [name for name in later if _has(texts[name])]
+    tried = []
+    for place in [*having, GRUB, *later]:
+        tried.append({**without, place: _in_command_lines(place, texts[place], change)})
+        if _together(tried[-1]) == [*change.values]:
+            return tried[-1]
+    return tried[0]  # grub.cfg will tell
+
+
+def _has(text: str) -> bool:
+    return any(_WORD.search(text, each.start, each.end) for each in _assignments(text))
+
+
+def _in_command_lines(name: str, text: str, change: Change) -> str:
+    """The text with the words in one of its command lines, in place of old ones if it has some."""
+    found = _assignments(text)
+    chosen = [each for each in found if _WORD.search(text, each.start, each.end)]
+    if not chosen and change.values:
+        chosen = ([each for each in found if each.usual] or found)[-1:]
+        if not chosen:
+            tail = "" if text.endswith("\n") or not text else "\n"
+            return f'{text}{tail}GRUB_CMDLINE_LINUX_DEFAULT="{change.words}"\n'
+    for each in reversed(chosen):
+        if each.inside is None or "\n" in each.inside:
+            number = text.count("\n", 0, each.start) + 1
+            why = "is of several pieces" if each.inside is None else "goes on in the next line"
+            raise Refused(f"{name}: line {number}: its value {why}: change it by hand")
+        new = change.line(each.inside)
+        mark = "'" if text[each.start] == "'" else '"'
+        text = f"{text[: each.start]}{mark}{new}{mark}{text[each.end :]}"
+        change = Change(())
+    return text
 
 
 def _booted(system: System, config: str) -> list[str]:

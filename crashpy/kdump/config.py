@@ -74,7 +74,8 @@ class Config:
 
     def beyond(self, key: str) -> bool:
         """Whether our own file says it, as the distribution's cannot."""
-        return key in self.dialect.variables and self.dialect.files != (OWN,)
+        own = key in KEYS and key in self.dialect.variables
+        return own and self.dialect.files != (OWN,)
 
     def assign(self, name: str, value: str) -> None:
         """Check a value and set it; "" is the distribution's own default."""

@@ -24,8 +24,14 @@ def enabled(config: Config) -> bool | None:
     if name is None:
         return None
     if name.endswith(".service"):
-        return bool(_links(config.system, name))
+        return bool(_links(config.system, name)) and not masked(config.system, name)
     return bool(config.system.names("/etc", f"rc*.d/S*{name}") or _started(config.system, name))
+
+
+def masked(system: System, name: str) -> bool:
+    """A unit that leads to /dev/null is never started."""
+    own = system.root.joinpath("etc/systemd/system", name)
+    return own.is_symlink() and str(own.readlink()) == "/dev/null"
 
 
 def _links(system: System, name: str) -> list[str]:
@@ -56,6 +62,8 @@ def switch(config: Config, *, on: bool) -> Plan:
     if config.dialect.name == "debian":
         config.set_native("USE_KDUMP", "1" if on else "0")
         plan.edits = config.edits()
+    if on and masked(system, name):
+        raise Refused(f"{name} is masked: `systemctl unmask {name}` first")
     word = "enable" if on else "disable"
     if enabled(config) is not on:
         command = _command(system, name, word)

@@ -34,6 +34,7 @@ class Status:
     enabled: bool | None
     lockdown: str | None
     secure_boot: bool | None
+    damage: str | None = None  # why the configuration cannot be read
     settings: dict[str, Value] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)  # files newer than the capture initrd
     proof: Proof | None = None  # the last `setup test`
@@ -41,12 +42,13 @@ class Status:
 
 def status(system: System) -> Status:
     """Look at the machine; nothing is changed."""
-    why: list[str] = []
     config: Config | None = None
+    damage: str | None = None
     try:
         config = Config.read(system)
     except CommandError as error:
-        why.append(str(error))
+        damage = str(error)
+    why = [damage] if damage else []
     name = unit(config) if config else None
     on = enabled(config) if config else None
     loaded = system.loaded
@@ -72,6 +74,7 @@ def status(system: System) -> Status:
         enabled=on,
         lockdown=system.lockdown,
         secure_boot=system.secure_boot,
+        damage=damage,
         settings=dict(settings(config)) if config else {},
         stale=stale(config) if config else [],
         proof=_proof(config) if config else None,
@@ -150,6 +153,8 @@ def lines(found: Status) -> Iterator[str]:
     yield f"lockdown:     {found.lockdown or '--'}, Secure Boot {answer[found.secure_boot]}"
     yield f"system:       {found.distribution or '--'}"
     yield f"tested:       {_tested(found.proof)}"
+    if found.damage and found.armed:
+        yield f"damaged:      {found.damage}"
     for name in found.stale:
         yield f"stale:        {name} is newer than the capture environment: it must be rebuilt"
     if found.settings:

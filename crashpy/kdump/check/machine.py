@@ -93,6 +93,14 @@ def drift(config: Config) -> Iterator[Finding]:
             "from the next boot on the reservation is another one",
             "reboot, or set what is meant with `crashpy setup bootloader`",
         )
+    plain = [value for value in running if not value.endswith((",high", ",low", ",cma"))]
+    if len(plain) > 1:
+        yield Finding(
+            "warning",
+            f"this kernel was started with {_words(plain)}",
+            "the last of them counts, perhaps not the one that was meant",
+            f"`crashpy setup bootloader {plain[-1]}`, and a reboot",
+        )
     yield from _entry(system, configured)
     yield from _overwriters(config, running)
 

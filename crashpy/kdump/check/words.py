@@ -8,6 +8,7 @@ from crashpy.command import CommandError
 from crashpy.kdump.check.finding import Finding
 from crashpy.kdump.check.target import unreachable
 from crashpy.kdump.config import Config
+from crashpy.kdump.dialects import OWN
 from crashpy.kdump.plan import Edit
 from crashpy.kdump.proof import changed, read
 from crashpy.kdump.status import Status
@@ -48,6 +49,13 @@ def values(config: Config) -> Iterator[Finding]:
     """Values that the distribution's scripts would ignore or trip over."""
     known = {(v.file, v.name): v for v in config.dialect.variables.values()}
     for number, document in enumerate(config.documents):
+        if "\r\n" in document.text and document.name != OWN:
+            yield Finding(
+                "error",
+                f"{document.name} has lines that end as DOS has them, with a carriage return",
+                "the distribution's scripts take it for a part of the value",
+                f"`sed -i 's/\\r$//' {document.name}`",
+            )
         for entry in document.entries:
             where = f"{document.name}:{entry.line}"
             variable = known.get((number, entry.name))

@@ -55,6 +55,9 @@ def _remarks(config: Config, settings: Sequence[str], plan: Plan) -> Iterator[st
     if beyond := [name for name, _ in pairs if config.beyond(name)]:
         names = ", ".join(beyond)
         yield f"{config.dialect.title} itself has no {names}: {OWN} says it to `crashpy save`"
+    for edit in plan.edits:
+        if "\r\n" in edit.new and edit.name != OWN:
+            yield f"lines of {edit.name} end with a carriage return: `crashpy setup check`"
     if any(e.holds_password and _mode(config.system, e.name) & 0o077 for e in plan.edits):
         yield "the file will hold a password: only its owner will be able to read it"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 
 from crashpy.command import CommandError
 from crashpy.kdump.plan import hide
@@ -15,7 +16,7 @@ from crashpy.kdump.setup.asking import (
     json_option,
     say,
 )
-from crashpy.kdump.system import System
+from crashpy.kdump.system import Refused, System
 
 
 def do_status(system: System, asked: argparse.Namespace) -> int:
@@ -49,9 +50,11 @@ def do_size(system: System, asked: argparse.Namespace) -> int:
     from crashpy.kdump.policies import MEANT, advise, default_policy
     from crashpy.kdump.size import explain, parse_size, parse_values
 
-    memory = parse_size(asked.memory) if asked.memory else system.memory_bytes
+    memory = system.memory_bytes if asked.memory is None else parse_size(asked.memory)
+    if memory == 0:
+        raise Refused("a machine has some memory: --memory 8G, say")
     machine = asked.machine or system.machine
-    if asked.explain:
+    if asked.explain is not None:
         values = asked.explain.replace("crashkernel=", "").split()
         parse_values(values, memory)
         say(explain(values, memory))
@@ -72,8 +75,19 @@ def do_size(system: System, asked: argparse.Namespace) -> int:
             continue
         say([f"{policy}: {' '.join(f'crashkernel={value}' for value in advice.values)}"])
         say(f"    {line}" for line in (*advice.why, *explain(advice.values, memory)))
+        say(f"    {line}" for line in _impossible(advice.values, memory))
         say([""] if len(policies) > 1 else [])
     return DONE if said else REFUSED
+
+
+def _impossible(values: Sequence[str], memory: int | None) -> Iterator[str]:
+    """Advice that this machine is too small for."""
+    from crashpy.kdump.size import parse_values
+
+    try:
+        parse_values(values, memory)
+    except CommandError as error:
+        yield f"not here: {error}"
 
 
 def size_arguments(parser: argparse.ArgumentParser) -> None:
