@@ -17,13 +17,14 @@ GRUB = 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n'
 
 
 class Terminal:
-    """A program in a terminal of 80 columns and 24 rows: what it shows, and keys for it."""
+    """A program in a terminal: what it shows, and keys for it."""
 
-    def __init__(self, folder, *command):
+    def __init__(self, folder, *command, columns=80, rows=24):
         assert shutil.which("tmux"), "tmux is missing: install tmux"
         self._tmux = ["tmux", "-S", str(folder / f"tmux{time.monotonic_ns()}"), "-f", "/dev/null"]
         words = " ".join(f"'{word}'" for word in command)
-        self._run("new-session", "-d", "-x", "80", "-y", "24", f"{words}; echo STATUS $?; cat")
+        size = ("-x", str(columns), "-y", str(rows))
+        self._run("new-session", "-d", *size, f"{words}; echo STATUS $?; cat")
 
     def _run(self, *words):
         done = subprocess.run([*self._tmux, *words], capture_output=True, text=True, check=True)
@@ -76,11 +77,21 @@ def start(tmp_path, tree):
     """Start it on the tree."""
     started = []
 
-    def start(*words):
-        command = [sys.executable, "-P", "-m", "crashpy", "setup", "tui", "--root", str(tree.root)]
-        terminal = Terminal(tmp_path, *command, *words)
+    def start(*words, before=(), shows="crashpy setup: kdump of ", **size):
+        command = [
+            *before,
+            sys.executable,
+            "-P",
+            "-m",
+            "crashpy",
+            "setup",
+            "tui",
+            "--root",
+            str(tree.root),
+        ]
+        terminal = Terminal(tmp_path, *command, *words, **size)
         started.append(terminal)
-        terminal.sees("crashpy setup: kdump of ")
+        terminal.sees(shows)
         return terminal
 
     yield start
@@ -255,6 +266,39 @@ def test_cancel_by_mouse_and_by_key(start, tree):
         leave(screen)
         screen.sees("STATUS 3")
         screen.end()
+    assert tree.read("/etc/sysconfig/kdump") == SUSE
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "kind"), [(80, 24, "dumb"), (80, 12, "screen"), (40, 10, "screen")]
+)
+def test_a_poor_terminal(start, tree, columns, rows, kind):
+    """A small one scrolls to the field that has the focus, and in it."""
+    terminal = start(before=("env", f"TERM={kind}"), columns=columns, rows=rows)
+    terminal.keys("M-3")
+    terminal.sees("Dump Targ")
+    terminal.keys(*["Tab"] * 5)
+    terminal.sees("/var/c")
+    terminal.keys("C-a", "C-k")
+    terminal.type("/srv/dumps/of/this/machine/and/none/other/whatever/its/name")
+    terminal.sees("name")
+    terminal.keys("F10")
+    terminal.sees("Do this?")
+    terminal.type("y\n")
+    terminal.sees("STATUS 0")
+    wanted = 'KDUMP_SAVEDIR="/srv/dumps/of/this/machine/and/none/other/whatever/its/name"'
+    assert wanted in tree.read("/etc/sysconfig/kdump")
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(10, 3), (2, 2)])
+def test_a_terminal_that_is_too_small_is_left_by_key(start, tree, columns, rows):
+    terminal = start(columns=columns, rows=rows, shows="")
+    terminal.keys("F9")
+    until = time.monotonic() + PATIENCE_SECONDS
+    while "STATUS 3" not in terminal.everything.replace("\n", ""):
+        assert time.monotonic() < until, terminal.everything
+        time.sleep(0.1)
+        terminal.keys("F9")
     assert tree.read("/etc/sysconfig/kdump") == SUSE
 
 

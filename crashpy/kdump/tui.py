@@ -14,7 +14,14 @@ from prompt_toolkit.application import Application, get_app
 from prompt_toolkit.formatted_text import AnyFormattedText
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings
-from prompt_toolkit.layout import DynamicContainer, HSplit, Layout, VSplit, Window
+from prompt_toolkit.layout import (
+    DynamicContainer,
+    HSplit,
+    Layout,
+    ScrollablePane,
+    VSplit,
+    Window,
+)
 from prompt_toolkit.layout.containers import AnyContainer
 from prompt_toolkit.layout.dimension import D
 from prompt_toolkit.output import Output
@@ -115,15 +122,18 @@ class Screen:
         buttons = [Button(f"{n} {name}", self._shows(n - 1), 24) for n, name in enumerate(PAGES, 1)]
         save = Button("Save", lambda: get_app().exit(result=True), 12)
         leave = Button("Cancel", lambda: get_app().exit(result=False), 12)
-        menu = HSplit([*buttons, Window(), save, leave], width=26)
-        page = DynamicContainer(lambda: Frame(self.pages[self.page], lambda: PAGES[self.page]))
+        menu = HSplit([*buttons, Window(height=D(min=0)), save, leave], width=26)
+        # In a small terminal a page scrolls to the field that has the focus.
+        shown = [ScrollablePane(page, show_scrollbar=False) for page in self.pages]
+        page = DynamicContainer(lambda: Frame(shown[self.page], lambda: PAGES[self.page]))
+        title = config.dialect.title
         keys = "Tab, arrows: move  Enter: choose  Alt-1 to Alt-5: pages  F10: save  F9: leave"
         self.layout = Layout(
             HSplit(
                 [
-                    Label(f"crashpy setup: kdump of {config.dialect.title}", style="reverse"),
+                    Label(f"crashpy setup: kdump of {title}", style="reverse", wrap_lines=False),
                     VSplit([menu, page]),
-                    Label(keys, style="reverse"),
+                    Label(keys, style="reverse", wrap_lines=False),
                 ]
             ),
             focused_element=buttons[0],
@@ -177,10 +187,13 @@ class Screen:
             multiline=False,
             password=secret,
             height=1,
+            wrap_lines=False,  # a long one scrolls
+            width=D(min=6),
             focus_on_click=True,
         )
         self.widgets[name] = widget
-        return VSplit([Label(label, width=24), widget])
+        width = D(min=4, preferred=24, max=24)
+        return VSplit([Label(label, width=width, wrap_lines=False), widget])
 
     def _radio(
         self, name: str, label: str, values: Sequence[tuple[str, AnyFormattedText]]
