@@ -7,17 +7,27 @@ VMCOREINFO. A damaged source gives what can be read of it, and says how much is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import io
 import itertools
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crashpy.command import CommandError
-from crashpy.vmcore.sinks import NO_ROOM, FileSink, FlattenedSink, unflatten
+from crashpy.vmcore.files import FLATTENED
+from crashpy.vmcore.sinks import (
+    NO_ROOM,
+    FileSink,
+    FlattenedSink,
+    draft_of,
+    put_in_place,
+    unflatten,
+)
 
 if TYPE_CHECKING:
     from crashpy.vmcore.erase import Erasure
@@ -39,8 +49,8 @@ def convert(words: Sequence[str]) -> int:
     except CommandError as error:
         return _complain("convert", str(error))
     except OSError as error:
-        name = error.filename or asked.paths[-1]
-        return _complain("convert", f"{name}: {error.strerror}")
+        out = "standard output" if asked.flattened or len(asked.paths) == 1 else asked.paths[-1]
+        return _complain("convert", f"{error.filename or out}: {error.strerror}")
     except KeyboardInterrupt:
         return _complain("convert", "interrupted: nothing was left behind")
 
@@ -60,9 +70,18 @@ def verify(words: Sequence[str]) -> int:
     )
     asked = parser.parse_args(words)
     _no_linear_algebra()
+    try:
+        return _verify(asked.paths)
+    except BrokenPipeError:
+        raise  # whoever read our words has enough: the program's affair
+    except OSError as error:
+        return _complain("verify", f"{error.filename or 'standard output'}: {error.strerror}")
+
+
+def _verify(paths: Sequence[str]) -> int:
     sets: dict[tuple[object, ...], list[Vmcore]] = {}
     status = 0
-    for path in dict.fromkeys(asked.paths):
+    for path in dict.fromkeys(paths):
         try:
             for file in _meant(path):
                 sets.setdefault(_set_of(file), []).append(file)
@@ -72,6 +91,22 @@ def verify(words: Sequence[str]) -> int:
     for files in sets.values():
         status |= _verified(_whole_set(files))
     return status
+
+
+def one_dump(paths: Sequence[str]) -> list[Vmcore]:
+    """The files of one dump: of one file of a split set, the others are found beside it.
+
+    Raises CommandError where they are files of several.
+    """
+    paths = [*dict.fromkeys(paths)]
+    if len(paths) == 1:
+        file = recognised(paths[0], ordered=False)
+        if not file.split:
+            return [file]
+        file.close()
+    from crashpy.opening.paths import split_set
+
+    return split_set(paths)
 
 
 def _meant(path: str) -> list[Vmcore]:
@@ -98,7 +133,7 @@ def _verified(files: Sequence[Vmcore]) -> bool:
     """Say what is wrong with a dump, and what is not; whether something is."""
     name = files[0].path if len(files) == 1 else " ".join(file.path for file in files)
     try:
-        findings = check(files)
+        findings = [*_changed(files), *check(files)]
     except CommandError as error:
         findings = [str(error)]
     except OSError as error:
@@ -111,6 +146,17 @@ def _verified(files: Sequence[Vmcore]) -> bool:
 
         _verdict(name, usable([file.path for file in files]).sentences())
     return bool(findings)
+
+
+def _changed(files: Sequence[Vmcore]) -> Iterator[str]:
+    """What is not as the checksums beside a saved dump have it."""
+    from crashpy.kdump import sums
+
+    for path in (Path(file.path) for file in files):
+        with contextlib.suppress(OSError):
+            noted = sums.beside(path.parent).get(path.name)
+            if noted and sums.digest_of(path) != noted:
+                yield f"{path.name} is not as it was saved: its checksum in {sums.NAME} is another"
 
 
 def _verdict(name: str, sentences: Iterable[str]) -> None:
@@ -193,18 +239,24 @@ def _wrongly_left_out(memory: Memory, rules: object) -> int:
 def _convert(asked: argparse.Namespace) -> int:
     if asked.dmesg or asked.vmcoreinfo:
         return _told(asked)
-    *sources, target = asked.paths
-    if not sources:
-        sources, target = [target], ""
     if asked.estimate:
-        return _estimate([*sources, *([target] if target else [])])
-    if not target and not asked.flattened:
+        return _estimate(asked.paths)
+    *sources, target = asked.paths
+    if asked.flattened:
+        if asked.split or asked.limit or asked.raw:
+            raise CommandError("-F, to the output, goes with none of -R, -L and --split")
+        if sys.stdout.buffer.isatty():
+            raise CommandError("-F writes a dump to the output: redirect it, or pipe it on")
+        sources, target = asked.paths, ""
+    elif not sources:
         raise CommandError("name the file to write behind the dump")
     if asked.raw:
+        if len(sources) > 1:
+            raise CommandError("-R takes one flattened dump, and the file to write")
         return _unflatten(sources[0], Path(target), asked)
     if asked.elf and (asked.packing != "none" or asked.split):
         raise CommandError("an ELF dump (-E) can be neither packed nor split")
-    files = [recognised(path, ordered=False) for path in sources]
+    files = one_dump(sources)
     odd = next((file for file in files if file.bits != 64 or file.order != "<"), None)
     if odd is not None:
         raise CommandError(
@@ -262,7 +314,7 @@ def _rewritten(
     try:
         written = []
         for name, part in zip(names, ranges, strict=True):
-            sinks.append(_sink(Path(name), [file.path for file in files], asked))
+            sinks.append(_sink(Path(name), files, asked))
             written.append(write(sinks[-1], part))
         if all(done.lost_pages == done.pages for done in written):
             raise CommandError(f"{files[0].path}: no page of it can be read: copy it again")
@@ -294,11 +346,29 @@ def _erasures(memory: Memory, asked: argparse.Namespace) -> list[Erasure]:
         raise CommandError(f"--erase needs debug information (-x VMLINUX): {error}") from error
 
 
-def _sink(path: Path, sources: Sequence[str], asked: argparse.Namespace) -> FileSink:
-    for source in sources:
-        if path.exists() and Path(source).exists() and path.samefile(source):
-            raise CommandError(f"{path}: is the dump itself: name another file to write")
+def _sink(path: Path, dump: Sequence[Vmcore], asked: argparse.Namespace) -> FileSink:
+    """The file to write, which is none that is read, nor will be on the way."""
+    _spare(path, [file.path for file in dump])
+    if asked.force and dump[0].split and _is_part(path, dump[0]):
+        raise CommandError(f"{path}: is a part of the dump: name another file to write")
     return FileSink(path, force=asked.force, limit=asked.limit)
+
+
+def _is_part(path: Path, dump: Vmcore) -> bool:
+    """Whether it is one more file of that split set."""
+    try:
+        there = recognised(str(path), ordered=False)
+    except CommandError:
+        return False
+    there.close()
+    return _set_of(there) == _set_of(dump)
+
+
+def _spare(path: Path, sources: Sequence[str]) -> None:
+    for source in sources:
+        for name in (path, draft_of(path.resolve() if path.is_symlink() else path)):
+            if name.exists() and Path(source).exists() and name.samefile(source):
+                raise CommandError(f"{name}: is the dump itself: name another file to write")
 
 
 def _room_for(path: Path, selection: Selection, *, packed: bool) -> None:
@@ -317,22 +387,44 @@ def _unflatten(source: str, target: Path, asked: argparse.Namespace) -> int:
     from crashpy.vmcore.files import FLATTENED, FlattenedFile, PlainFile
     from crashpy.vmcore.recognise import readable
 
+    if source == "-":
+        return _unflatten_stream(target, asked)
     readable(source)
     with open(source, "rb") as file:  # noqa: PTH123  a name, not a path to do things with
         plain = PlainFile(file.fileno())
         if plain.read(0, len(FLATTENED)) != FLATTENED:
             raise CommandError(f"{source}: is not flattened")
         flat = FlattenedFile(plain)
-        sink = _sink(target, [source], asked)
-        try:
+        _spare(target, [source])
+        with _filled(FileSink(target, force=asked.force, limit=asked.limit)) as sink:
             unflatten(flat, sink)
-            sink.finish()
-        except BaseException:
-            sink.give_up(keep=False)
-            raise
-    if not flat.complete:
+    return _ended(source, flat.complete)
+
+
+def _unflatten_stream(target: Path, asked: argparse.Namespace) -> int:
+    stream = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False), 1 << 16)
+    if not stream.peek().startswith(FLATTENED[:1]):  # before there is a file
+        raise CommandError("standard input: is not flattened")
+    with _filled(FileSink(target, force=asked.force, limit=asked.limit)) as sink:
+        complete = put_in_place(stream, sink)
+    return _ended("standard input", complete)
+
+
+@contextlib.contextmanager
+def _filled(sink: FileSink) -> Iterator[FileSink]:
+    """A file that has its name when all is well, and is gone when it is not."""
+    try:
+        yield sink
+        sink.finish()
+    except BaseException:
+        sink.give_up(keep=False)
+        raise
+
+
+def _ended(source: str, complete: bool) -> int:
+    if not complete:
         sys.stderr.write(f"crashpy convert: {source}: has no end record: it was cut short\n")
-    return 0 if flat.complete else 1
+    return 0 if complete else 1
 
 
 def _estimate(paths: Sequence[str]) -> int:
@@ -340,7 +432,7 @@ def _estimate(paths: Sequence[str]) -> int:
     from crashpy.vmcore.estimate import estimate
     from crashpy.vmcore.memory import memory_of
 
-    memory = memory_of([recognised(path) for path in paths])
+    memory = memory_of(one_dump(paths))
     found = estimate(memory)
 
     def row(name: object, pages: int) -> None:
@@ -358,23 +450,24 @@ def _estimate(paths: Sequence[str]) -> int:
 
 def _told(asked: argparse.Namespace) -> int:
     """--dmesg, --vmcoreinfo: what the dump says without being filtered."""
-    *sources, last = asked.paths
-    path, target = (sources[0], last) if sources else (last, "")
-    vmcore = recognised(path)
+    *sources, target = asked.paths
+    if not sources:
+        sources, target = [target], ""
+    files = one_dump(sources)
     if asked.vmcoreinfo:
-        text = vmcore.vmcoreinfo_text.decode(errors="replace")
+        text = files[0].vmcoreinfo_text.decode(errors="replace")
         if not text:
-            raise CommandError(f"{path}: holds no VMCOREINFO")
+            raise CommandError(f"{files[0].path}: holds no VMCOREINFO")
     else:
         from crashpy.opening.log import log_text
 
-        text = log_text([vmcore])
+        text = log_text(files)
     if not target:
         sys.stdout.write(text)
+        sys.stdout.flush()
         return 0
-    sink = _sink(Path(target), [vmcore.path], asked)
-    sink.write(0, text.encode())
-    sink.finish()
+    with _filled(_sink(Path(target), files, asked)) as sink:
+        sink.write(0, text.encode())
     return 0
 
 
@@ -421,7 +514,8 @@ def _finished(
         f"{pages} pages, level {selection.level}, {size} bytes in {time.monotonic() - began:.1f} s",
     )
     if lost:
-        sys.stderr.write(f"crashpy convert: {lost} pages of the source could not be read\n")
+        so = ": zeroes stand for them" if asked.elf else ""
+        sys.stderr.write(f"crashpy convert: {lost} pages of the source could not be read{so}\n")
         return 1
     return 0
 
@@ -464,7 +558,12 @@ def _convert_parser() -> argparse.ArgumentParser:
         add(f"-{letter}", dest="packing", action="store_const", const=name, help=f"pack by {name}")
     add("-E", dest="elf", action="store_true", help="write an ELF file")
     add("-F", dest="flattened", action="store_true", help="write a flattened dump to the output")
-    add("-R", dest="raw", action="store_true", help="put a flattened dump in order, as it is")
+    add(
+        "-R",
+        dest="raw",
+        action="store_true",
+        help="put a flattened dump (- is standard input) in order, as it is",
+    )
     add("-f", "--force", action="store_true", help="replace the file to write")
     add("--num-threads", type=_count, default=1, metavar="N", help="pack N pages at a time")
     add("--split", type=_count, metavar="N", help="write OUT.1 ... OUT.N")

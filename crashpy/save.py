@@ -97,12 +97,12 @@ def _terminated_is_interrupted() -> Iterator[None]:
 
 
 def _save(asked: argparse.Namespace) -> None:
-    from crashpy.convert import progress_line, recognised
+    from crashpy.convert import one_dump, progress_line
     from crashpy.kdump.saving import Saving
     from crashpy.kdump.targets import open_target
 
     plan, login, paths = _wanted(asked)
-    vmcore, *others = [recognised(path) for path in paths]
+    vmcore, *others = one_dump(paths)
     for file in (vmcore, *others):
         if file.damage:
             _say(asked, f"{file.path}: {file.damage}")

@@ -1,9 +1,13 @@
 """Dumps filtered, packed, split, flattened and checked: on a sample dump, by its own pages."""
 
 import contextlib
+import hashlib
 import io
+import os
 import random
+import re
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -115,6 +119,29 @@ def test_a_flattened_dump_comes_back_byte_for_byte(sample, tmp_path, monkeypatch
     flat.write_bytes(out.buffer.getvalue())
     assert convert(["-R", str(flat), str(back)]) == 0
     assert back.read_bytes() == plain.read_bytes()
+
+
+def test_a_flattened_dump_from_a_pipe(sample, tmp_path):
+    flat, back = forms.flattened(Path(sample), tmp_path / "flat"), tmp_path / "back"
+    data = flat.read_bytes()
+    assert piped(data, "-R", "-", back) == (0, "")
+    assert back.read_bytes() == Path(sample).read_bytes()
+    assert piped(data[:-500_000], "-R", "-f", "-", back) == (
+        1,
+        "crashpy convert: standard input: has no end record: it was cut short\n",
+    )
+    for garbage in (b"", b"hello", data[:4096] + bytes(range(256)) * 20):
+        (tmp_path / "none").unlink(missing_ok=True)
+        status, said = piped(garbage, "-R", "-", tmp_path / "none")
+        assert (status, said.count("\n")) == (1, 1)
+    status, _ = piped(data[:4096] + struct.pack(">qq", -1, 5) + b"x", "-R", "-f", "-", back)
+    assert status == 1
+
+
+def piped(data, *words):
+    argv = [sys.executable, "-P", "-m", "crashpy", "convert", *map(str, words)]
+    done = subprocess.run(argv, input=data, capture_output=True, check=False)
+    return done.returncode, done.stderr.decode()
 
 
 def test_a_level_once_filtered_stays(sample, tmp_path):
@@ -411,6 +438,210 @@ def test_the_files_of_a_split_set_are_one_dump(sample, tmp_path, capsys):
     ]
     assert main(["verify", parts[0], parts[2]]) == 1
     assert "a file of the split set is missing" in capsys.readouterr().out
+
+
+@pytest.fixture
+def parts(sample, tmp_path):
+    """A split set, in a folder of its own."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    assert convert(["-c", "--split", "3", sample, str(folder / "v")]) == 0
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def test_a_split_set_that_lacks_a_file(parts, tmp_path, capsys):
+    """What it had is lost, not left out: nobody takes the rest for the whole."""
+    target = tmp_path / "rest"
+    assert convert(["-c", parts[0], parts[2], str(target)]) == 1
+    assert re.search(r"\d+ pages of the source could not be read", capsys.readouterr().err)
+    assert verify([str(target)]) == 1
+    assert re.search(r"\d+ of \d+ pages cannot be read", capsys.readouterr().out)
+
+
+def test_one_file_of_a_split_set_finds_the_others(parts, original, tmp_path, capsys):
+    target = tmp_path / "joined"
+    assert convert(["-z", parts[1], str(target)]) == 0
+    assert same(content([target]), original)
+    assert convert(["--estimate", parts[2]]) == 0
+    assert convert(["--dmesg", parts[0]]) == 0
+    assert "Linux version" in capsys.readouterr().out
+
+
+def test_files_of_two_dumps_are_none(sample, examples, tmp_path, capsys):
+    target = tmp_path / "out"
+    for other in (str(examples / "vmcore-abba"), str(tmp_path / "elf")):
+        if not Path(other).exists():
+            assert convert(["-E", sample, other]) == 0
+        assert convert(["-c", sample, other, str(target)]) == 1
+        assert "are two dumps" in capsys.readouterr().err
+        assert not target.exists()
+
+
+def test_a_part_is_no_file_to_write(parts, capsys):
+    """The name of the result was forgotten."""
+    before = Path(parts[2]).read_bytes()
+    assert convert(["-f", "-c", *parts]) == 1
+    assert "is a part of the dump" in capsys.readouterr().err
+    assert Path(parts[2]).read_bytes() == before
+
+
+def test_a_dump_that_is_called_as_the_unfinished_result(sample, tmp_path, capsys):
+    """`convert vmcore-incomplete vmcore`: the provisional name is the dump's own."""
+    draft, target = tmp_path / "vmcore-incomplete", tmp_path / "vmcore"
+    draft.write_bytes(Path(sample).read_bytes())
+    (tmp_path / "flat-incomplete").write_bytes(draft.read_bytes())
+    for words in (["-c", draft, target], ["--dmesg", draft, target]):
+        assert convert([*map(str, words)]) == 1
+        assert "is the dump itself" in capsys.readouterr().err
+    flat = forms.flattened(Path(sample), tmp_path / "flat-incomplete")
+    kept = flat.read_bytes()
+    assert convert(["-R", str(flat), str(tmp_path / "flat")]) == 1
+    assert (draft.read_bytes(), flat.read_bytes()) == (Path(sample).read_bytes(), kept)
+    (tmp_path / "other").hardlink_to(draft)
+    assert convert(["-f", "-c", str(draft), str(tmp_path / "other")]) == 1
+
+
+def test_two_that_write_the_same_file(sample, tmp_path, capsys):
+    from crashpy.vmcore.sinks import FileSink
+
+    target = tmp_path / "vmcore"
+    first = FileSink(target)
+    first.write(0, b"precious")
+    assert convert(["-c", sample, str(target)]) == 1
+    assert "another program is writing it" in capsys.readouterr().err
+    first.finish()
+    assert target.read_bytes() == b"precious"
+    assert convert(["-f", "-c", sample, str(target)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["vmcore"]
+
+
+def test_what_is_left_of_a_try_is_nobodys_to_read(sample, tmp_path):
+    draft, target = tmp_path / "vmcore-incomplete", tmp_path / "vmcore"
+    draft.write_bytes(bytes(10 << 20))
+    draft.chmod(0o644)
+    assert convert(["-c", sample, str(target)]) == 0
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert target.stat().st_size < 10 << 20
+
+
+def test_links_stay_and_devices_too(sample, tmp_path, capsys):
+    real, link, device = (tmp_path / name for name in ("real", "link", "device"))
+    link.symlink_to(real)
+    assert convert(["-c", sample, str(link)]) == 0
+    assert convert(["-c", sample, str(link)]) == 1
+    assert convert(["-f", "-c", sample, str(link)]) == 0
+    assert link.is_symlink()
+    assert not real.is_symlink()
+    os.mkfifo(device)
+    capsys.readouterr()
+    assert convert(["-f", "-c", sample, str(device)]) == 1
+    assert "no file that could be replaced" in capsys.readouterr().err
+    assert device.is_fifo()
+
+
+@pytest.mark.parametrize("words", [["--split", "2"], ["-L", "100"], ["-R"]])
+def test_what_does_not_go_to_the_output(sample, capsys, words):
+    assert convert(["-F", *words, sample]) == 1
+    assert "-F, to the output, goes with none of" in capsys.readouterr().err
+
+
+def test_the_output_has_no_second_name(sample, tmp_path, capsys):
+    assert convert(["-F", sample, str(tmp_path / "out")]) == 1
+    assert "out: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["convert", "-F", "-c", "SAMPLE"],
+        ["convert", "--dmesg", "SAMPLE"],
+        ["convert", "--vmcoreinfo", "SAMPLE"],
+        ["convert", "--estimate", "SAMPLE"],
+        ["verify", "SAMPLE"],
+    ],
+)
+def test_an_output_that_is_full(sample, words):
+    argv = [sys.executable, "-P", "-m", "crashpy", *words[:-1], sample]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, check=False)
+    said = f"crashpy {words[0]}: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr.decode()) == (1, said)
+
+
+def test_interrupted(sample, tmp_path):
+    """Ctrl-C while it writes: what it says comes when it has begun, and slowly."""
+    script = (
+        "import os, signal, sys; from crashpy import convert; from crashpy.cli import main;"
+        " convert.progress_line = lambda *_: lambda *_: os.kill(os.getpid(), signal.SIGINT);"
+        " sys.exit(main(sys.argv[1:]))"
+    )
+    argv = [sys.executable, "-c", script, "convert", "-c", sample, str(tmp_path / "out")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "crashpy convert: interrupted: nothing was left behind\n"
+    assert not list(tmp_path.iterdir())
+
+
+class Failing:
+    """Bytes of a disk that cannot read everything."""
+
+    def __init__(self, read, bad):
+        self._read, self._bad = read, bad
+
+    def __call__(self, fd, what, at):
+        size = what if isinstance(what, int) else len(what[0])
+        if at <= self._bad < at + size:
+            raise OSError(5, "Input/output error")
+        return self._read(fd, what, at)
+
+
+@pytest.mark.parametrize("form", ["-c", "-E"])
+def test_a_disk_that_fails_costs_one_page(sample, tmp_path, monkeypatch, form, capsys):
+    source, target = tmp_path / "source", tmp_path / "rest"
+    assert convert([form, sample, str(source)]) == 0
+    bad = source.stat().st_size * 2 // 3
+    for name in ("pread", "preadv"):
+        monkeypatch.setattr(os, name, Failing(getattr(os, name), bad))
+    assert convert(["-z", str(source), str(target)]) == 1
+    assert "1 pages of the source could not be read" in capsys.readouterr().err
+
+
+def test_a_descriptor_that_points_elsewhere(sample, tmp_path):
+    """A raw page has no checksum: that it lies inside another one gives it away."""
+    source = tmp_path / "raw"
+    assert convert(["-q", sample, str(source)]) == 0
+    data = bytearray(source.read_bytes())
+    _, table, _, _ = places_of(str(source))
+    at = table + 2000 * DESCRIPTOR
+    struct.pack_into("<Q", data, at, struct.unpack_from("<Q", data, at)[0] ^ 1 << 14)
+    source.write_bytes(data)
+    [finding] = check([recognise(str(source))])
+    assert "begin inside the data of another page" in finding
+
+
+@pytest.mark.parametrize("place", [12 + 2 * 65, 4096, 4096 + 8, 4096 + 32])
+def test_a_header_that_contradicts_vmcoreinfo(sample, tmp_path, place):
+    """The release, the physical base, the level, where VMCOREINFO is."""
+    data = bytearray(Path(sample).read_bytes())
+    data[place] ^= 0x40
+    (tmp_path / "vmcore").write_bytes(data)
+    findings = check([recognise(str(tmp_path / "vmcore"))])
+    assert any("header" in finding and "damaged" in finding for finding in findings)
+
+
+def test_verify_compares_with_the_checksums_beside(sample, tmp_path, capsys):
+    """They tell what the dump itself cannot: a byte of a page that is not packed."""
+    target = tmp_path / "vmcore"
+    assert convert(["-q", sample, str(target)]) == 0
+    data = bytearray(target.read_bytes())
+    digest = hashlib.sha256(data).hexdigest()
+    (tmp_path / "SHA256SUMS").write_text(f"{digest}  vmcore\n")
+    assert verify([str(target)]) == 0
+    data[-5000] ^= 1
+    target.write_bytes(data)
+    assert check([recognise(str(target))]) == []
+    assert verify([str(target)]) == 1
+    assert "vmcore is not as it was saved" in capsys.readouterr().out
 
 
 def test_the_next_level_is_tried_where_there_is_no_room(examples, tmp_path, monkeypatch, capsys):

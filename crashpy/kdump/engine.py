@@ -11,24 +11,21 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import IO
 
 import numpy as np
 
 from crashpy.command import CommandError
 from crashpy.kdump.logins import environment
 from crashpy.vmcore.codecs import codec
-from crashpy.vmcore.files import FLATTENED
 from crashpy.vmcore.memory import Memory, Unmapped
 from crashpy.vmcore.selection import Selection, select
-from crashpy.vmcore.sinks import Sink
+from crashpy.vmcore.sinks import Sink, put_in_place
 from crashpy.vmcore.write import Progress, write_elf, write_kdump
 
 LETTERS = {"zlib": "-c", "lzo": "-l", "snappy": "-p", "zstd": "-z", "plain": "", "elf": "-E"}
 SAFE_THREADS = (1, 7, 8)  # before, --num-threads could damage pages
-COPIED = 1 << 20  # bytes of its output passed on at a time
 
 
 @dataclass(frozen=True)
@@ -111,8 +108,8 @@ def installed() -> Tool | None:
 
 
 def _top_byte(info: Mapping[str, str]) -> bool:
-    value = int(info.get("NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)", "1"))
-    return value & 0xFFFFFF == 0
+    word = info.get("NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)", "")
+    return re.fullmatch(r"-?\d+", word) is not None and int(word) & 0xFFFFFF == 0
 
 
 # What a kernel has in its VMCOREINFO, the first version that knows it, what others do.
@@ -187,7 +184,7 @@ def makedumpfile(
         ) as process:
             assert process.stdout is not None
             try:
-                ended = _put_in_place(process.stdout, sink)
+                ended = put_in_place(process.stdout, sink)
             except BaseException:
                 process.kill()
                 raise
@@ -199,28 +196,3 @@ def makedumpfile(
             ended_by = f"signal {-status}" if status < 0 else f"status {status}"
             raise CommandError(f"makedumpfile failed: {words[0] if words else ended_by}")
     return Filtered(None, 0)
-
-
-def _put_in_place(flat: IO[bytes], sink: Sink) -> bool:
-    """Whether the end of the flattened stream came."""
-    head = flat.read(4096)
-    if not head.startswith(FLATTENED):
-        return False
-    for offset, size in _records(flat):
-        if size < 0:
-            return True
-        while size:
-            data = flat.read(min(size, COPIED))
-            if not data:
-                return False
-            sink.write(offset, data)
-            offset, size = offset + len(data), size - len(data)
-    return False
-
-
-def _records(flat: IO[bytes]) -> Iterator[tuple[int, int]]:
-    while len(head := flat.read(16)) == 16:
-        yield (
-            int.from_bytes(head[:8], "big", signed=True),
-            int.from_bytes(head[8:], "big", signed=True),
-        )

@@ -13,6 +13,7 @@ ET_CORE = 4
 PT_LOAD, PT_NOTE = 1, 4
 SHT_PROGBITS, SHT_SYMTAB, SHT_NOTE, SHT_NOBITS = 1, 2, 7, 8
 PN_XNUM = 0xFFFF
+MOST_SEGMENTS = 1 << 20  # more is a damaged header
 
 # e_machine -> what `uname -m` says (of the 64-bit, then of the 32-bit class).
 MACHINES = {
@@ -98,7 +99,7 @@ class Elf:
         form = struct.Struct(self.order + ("IIQQQQQQ" if self.is64 else "IIIIIIII"))
         if self._phentsize != form.size:
             return []
-        raw = self.file.read(self._phoff, count * form.size)
+        raw = self.file.read(self._phoff, min(count, MOST_SEGMENTS) * form.size)
         raw = raw[: len(raw) - len(raw) % form.size]
         found = []
         for entry in form.iter_unpack(raw):

@@ -35,6 +35,7 @@ class KdumpHeader:
     sub_hdr_size: int  # blocks
     bitmap_blocks: int
     max_mapnr: int
+    phys_base: int
     dump_level: int
     split: bool
     start_pfn: int  # of this file, when split
@@ -185,7 +186,7 @@ def _sub_header(
         if where and not block_size < where <= (1 + blocks) * block_size:
             form, size = order + "IIIII4xQI4xQI4xQI4xQQQ", 96
     fields = struct.unpack(form, sub[:size].ljust(size, b"\0"))
-    (_phys_base, level, split, start, end, info_at, info_size, note_at, note_size) = fields[:9]
+    (phys_base, level, split, start, end, info_at, info_size, note_at, note_size) = fields[:9]
     start64, end64, mapnr64 = fields[11:14]
     known = version >= 1
     vmcoreinfo = notes = b""
@@ -199,6 +200,7 @@ def _sub_header(
     return {
         # no more than there are bits for, whatever a damaged header says
         "max_mapnr": min(mapnr64, most) if version >= 6 else mapnr,
+        "phys_base": phys_base,
         "dump_level": level if known else 0,
         "split": bool(version >= 2 and split),
         "start_pfn": start64 if version >= 6 else start,

@@ -6,6 +6,7 @@ information, no drgn. Pages travel as numpy arrays, thousands at a time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
@@ -34,6 +35,7 @@ KERNEL_MAP = 0xFFFFFFFF80000000  # x86-64's __START_KERNEL_map
 PAGE_SIZES = ("4096", "16384", "65536")
 # Physical memory may have holes; beyond these bounds an ELF file's headers are damaged.
 MOST_MEMORY, MOST_HOLES = 1 << 42, 4096  # bytes, times the file's size
+MOST_TABLES = 64  # page tables kept in memory
 ONE = np.uint8(1)
 PRESENT = 1  # page table entry
 
@@ -186,6 +188,8 @@ class Memory:
         table = paging.root
         for shift in paging.shifts:
             if table not in self._tables:
+                if len(self._tables) >= MOST_TABLES:
+                    del self._tables[next(iter(self._tables))]
                 raw = self.physical(table, self.page_size)
                 self._tables[table] = struct.unpack(f"<{len(raw) // 8}Q", raw)
             entry = self._tables[table][paging.index(address, shift)]
@@ -274,7 +278,11 @@ class ElfMemory(Memory):
                 got = len(data)
                 target[:got] = np.frombuffer(data, np.uint8)
             elif at >= 0:
-                got = _read_fully(file.fd, target, at)
+                try:
+                    got = _read_fully(file.fd, target, at)
+                except OSError:  # memory or a disk that fails: what of it can be read?
+                    good[a:b] = _read_each(file.fd, target, size, at)
+                    continue
             if got < len(target):
                 target[got:] = 0
                 good[a + got // size : b] = False
@@ -340,6 +348,20 @@ def _read_fully(fd: int, target: Pages, at: int) -> int:
     return got
 
 
+def _read_each(fd: int, target: Pages, size: int, at: int) -> list[bool]:
+    """Page by page; those that cannot be read become zero."""
+    good = []
+    for start in range(0, len(target), size):
+        page = target[start : start + size]
+        got = 0
+        with contextlib.suppress(OSError):
+            got = _read_fully(fd, page, at + start)
+        if got < size:
+            page[:] = 0
+        good.append(got == size)
+    return good
+
+
 class KdumpMemory(Memory):
     """kdump-compressed files, one or a split set."""
 
@@ -369,7 +391,7 @@ class KdumpMemory(Memory):
         return bits & there
 
     def left_out(self, first: int, end: int) -> Bits:
-        return self.stored(first, end) ^ ONE
+        return self.parts[0].bits(1, first, end) ^ ONE  # not what a missing part has
 
     def misfits(self) -> Iterator[str]:
         """What in the bitmaps and the descriptors contradicts itself, in words."""
@@ -385,6 +407,31 @@ class KdumpMemory(Memory):
                 "its bitmap of stored pages does not fit the descriptors of the pages: pages are"
                 " taken for others"
             )
+        if shared := sum(part.overlaps() for part in self.parts):
+            yield (
+                f"the descriptors of its pages are damaged: {shared} of them begin inside the data"
+                " of another page"
+            )
+        yield from self._contradictions()
+
+    def _contradictions(self) -> Iterator[str]:
+        """What the headers say otherwise than VMCOREINFO, which the kernel wrote."""
+        header = self.parts[0].header
+        if not 0 <= header.dump_level <= 31:
+            yield f"its header is damaged: it tells the dump level {header.dump_level}"
+        noted = next((n.desc for n in header.notes if n.name == b"VMCOREINFO"), None)
+        if noted and header.vmcoreinfo and noted.rstrip(b"\0") != header.vmcoreinfo:
+            yield "its header is damaged: it tells another place of VMCOREINFO than its notes"
+        kernels, named = self.info.get("OSRELEASE", ""), header.utsname[2]
+        if kernels and named and kernels != named:
+            yield f"its header or its VMCOREINFO is damaged: a kernel {named}, or {kernels}"
+        if self.vmcore.machine == "x86_64" and "CRASHTIME" in self.info:  # QEMU has its own
+            base = self.phys_base & (1 << 64) - 1
+            if header.phys_base != base:
+                yield (
+                    "its header or its VMCOREINFO is damaged: the kernel lies at physical address"
+                    f" {header.phys_base:#x}, or {base:#x}"
+                )
 
     def read_into(self, pfns: NDArray[np.int64], out: Pages) -> Flags:
         good = np.zeros(len(pfns), bool)
@@ -473,6 +520,36 @@ class _Part:
         gap = int(offsets.min()) - self._data_at
         return gap < 0 or (0 < gap < self.header.block_size and gap % DESCRIPTOR == 0)
 
+    def overlaps(self) -> int:
+        """How many pages' data begin inside that of another: they lie one behind the other.
+
+        Pages with the same content may share one place.
+        """
+        odd: dict[tuple[int, int], int] = {}  # offset, size: how many
+        for places, fits in self._places():
+            for place in map(tuple, places[~fits].tolist()):
+                odd[place] = odd.get(place, 0) + 1
+        odd.pop((self._data_at, self.header.block_size), None)  # the page of all zeroes
+        for places, fits in self._places() if odd else ():
+            for place in map(tuple, places[fits].tolist()):
+                odd.pop(place, None)
+        return sum(odd.values())
+
+    def _places(self) -> Iterator[tuple[NDArray[np.int64], Flags]]:
+        """Offset and size of each page's data; whether it lies behind all before it."""
+        end = self._data_at
+        for number in range(len(self._counts) - 1):
+            count = int(self._counts[number + 1] - self._counts[number])
+            at = self.header.descriptors_offset + int(self._counts[number]) * DESCRIPTOR
+            raw = self.file.read(at, count * DESCRIPTOR)
+            table = np.frombuffer(raw[: len(raw) - len(raw) % DESCRIPTOR], self._description)
+            table = table[(table["offset"] > 0) & (table["size"] <= self.header.block_size)]
+            places = np.stack((table["offset"], table["size"].astype(np.int64)), axis=1)
+            if len(places):
+                reach = np.maximum.accumulate(np.concatenate(([end], places.sum(axis=1))))
+                yield places, places[:, 0] >= reach[:-1]
+                end = int(reach[-1])
+
     def descriptors(self, pfns: NDArray[np.int64]) -> NDArray[Any]:
         """A page_desc for each pfn (ascending); offset 0 for those that the file lacks."""
         found = np.zeros(len(pfns), self._description)
@@ -522,12 +599,20 @@ class _Part:
         first = int(offsets.min())
         end = int(offsets.max()) + self.header.block_size
         together = end - first <= 2 * len(table) * self.header.block_size
-        span = self.file.read(first, end - first) if together else b""
+        span = b""
+        if together:
+            try:
+                span = self.file.read(first, end - first)
+            except OSError:  # a disk that fails: what of it can be read?
+                together = False
         for at, length in zip(offsets.tolist(), sizes.tolist(), strict=True):
             if together:
                 yield span[at - first : at - first + length]
-            else:
-                yield self.file.read(at, length)
+                continue
+            data = b""
+            with contextlib.suppress(OSError):
+                data = self.file.read(at, length)
+            yield data
 
 
 def memory_of(files: Sequence[Vmcore]) -> Memory:

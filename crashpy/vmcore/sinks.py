@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import IO, BinaryIO, Protocol
 
 from crashpy.command import CommandError
 from crashpy.vmcore.files import FLATTENED, FlattenedFile
@@ -15,6 +17,7 @@ from crashpy.vmcore.files import FLATTENED, FlattenedFile
 # What says that the rest of the dump has no room, and not that writing went wrong.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK = 1 << 22
+PIECE = 1 << 20  # bytes read from a pipe at a time
 
 
 class Sink(Protocol):
@@ -34,13 +37,14 @@ class FileSink:
     """A file under its provisional name until it is complete."""
 
     def __init__(self, path: Path, *, force: bool = False, limit: int | None = None) -> None:
-        self._path = path
-        self._draft = path.with_name(path.name + "-incomplete")
+        path = path.resolve() if path.is_symlink() else path  # the link stays one
+        self._path, self._draft = path, draft_of(path)
         self._limit = limit  # bytes
+        if path.exists() and not path.is_file():
+            raise CommandError(f"{path}: is there, and no file that could be replaced")
         if path.exists() and not force:
             raise CommandError(f"{path}: exists already (--force replaces it)")
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self.fd = os.open(self._draft, flags, 0o600)
+        self.fd = _opened_alone(self._draft)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data).cast("B")
@@ -76,6 +80,31 @@ class FileSink:
         return None
 
 
+def draft_of(path: Path) -> Path:
+    """The provisional name of a file."""
+    return path.with_name(path.name + "-incomplete")
+
+
+def _opened_alone(draft: Path) -> int:
+    """The file to write, empty; an error where another process writes it just now."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        fd = os.open(draft, flags, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if draft.exists() and os.path.samestat(draft.stat(), os.fstat(fd)):  # not yet renamed
+                os.ftruncate(fd, 0)
+                os.fchmod(fd, 0o600)
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            raise CommandError(f"{draft}: another program is writing it") from None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
 class FlattenedSink:
     """makedumpfile's flattened form: a stream of (offset, size, data), for pipes."""
 
@@ -104,6 +133,31 @@ def unflatten(source: FlattenedFile, sink: FileSink) -> None:
         while start < end:
             done = _copied(source.inner.fd, sink.fd, at, start, min(end - start, CHUNK))
             start, at = start + done, at + done
+
+
+def put_in_place(flat: IO[bytes], sink: Sink) -> bool:
+    """As unflatten(), from a pipe; whether its end record came."""
+    head = flat.read(4096)
+    if not head.startswith(FLATTENED):
+        return False
+    for offset, size in _records(flat):
+        if size <= 0 or offset < 0:
+            return offset == size == -1
+        while size:
+            data = flat.read(min(size, PIECE))
+            if not data:
+                return False
+            sink.write(offset, data)
+            offset, size = offset + len(data), size - len(data)
+    return False
+
+
+def _records(flat: IO[bytes]) -> Iterator[tuple[int, int]]:
+    while len(head := flat.read(16)) == 16:
+        yield (
+            int.from_bytes(head[:8], "big", signed=True),
+            int.from_bytes(head[8:], "big", signed=True),
+        )
 
 
 def _copied(source: int, target: int, at: int, place: int, count: int) -> int:
