@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -458,6 +459,37 @@ def test_makedumpfile_saves_to_a_folder(tree, tmp_path, shell_environment):
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_makedumpfile_counts_no_failure_as_a_dump(tree, tmp_path, shell_environment):
+    """Nor does a log alone cost a dump."""
+    configured(tree, f'KDUMP_SAVEDIR="/crash"\nKDUMP_KEEP_OLD_DUMPS="1"\n{ZERO_PAGES}')
+    target = tmp_path / "environment/run/crashpy/target/crash"
+    older = "; ".join(
+        f"mkdir -p $FOLDER/2001-01-0{day}-01-01; echo x >$FOLDER/2001-01-0{day}-01-01/{name}"
+        for day, name in ((1, "vmcore"), (2, "vmcore"), (3, "README.txt"))
+    )
+    done, log = shell_environment(f"{older}; FORMAT=log save_makedumpfile")
+    assert done.returncode == 0, done.stderr + log
+    *old, logged = sorted(target.iterdir())
+    assert len(old) == 3
+    assert {path.name for path in logged.iterdir()} == {"README.txt", "dmesg"}
+    told = report.parse((logged / "README.txt").read_text())
+    assert (told.dmesg, told.vmcore) == (report.SAVED, report.SKIPPED)
+    done, log = shell_environment("save_makedumpfile")
+    assert done.returncode == 0, done.stderr + log
+    names = [path.name for path in sorted(target.iterdir())]
+    assert names[:2] == ["2001-01-02-01-01", "2001-01-03-01-01"]
+    assert len(names) == 4
+
+
+def test_makedumpfile_saves_no_log_that_is_not_wanted(tree, tmp_path, shell_environment):
+    configured(tree, f'KDUMP_SAVEDIR="/crash"\n{ZERO_PAGES}')
+    done, log = shell_environment("DMESG=; save_makedumpfile")
+    assert done.returncode == 0, done.stderr + log
+    [folder] = (tmp_path / "environment/run/crashpy/target/crash").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"README.txt", "vmcore"}
+    assert report.parse((folder / "README.txt").read_text()).dmesg == report.SKIPPED
+
+
 def test_makedumpfile_without_room(tree, tmp_path, shell_environment):
     configured(tree, f'KDUMP_SAVEDIR="/crash"\nKDUMP_KEEP_OLD_DUMPS="-1"\n{ZERO_PAGES}')
     target = tmp_path / "environment/run/crashpy/target/crash"
@@ -486,6 +518,16 @@ def test_makedumpfile_saves_through_ssh(tree, shell_environment):
         assert {path.name for path in folder.iterdir()} == {"README.txt", "dmesg", "vmcore"}
         assert report.parse((folder / "README.txt").read_text()).finished
         assert not convert.recognised(str(folder / "vmcore")).incomplete
+        shutil.rmtree(folder)
+        done, log = shell_environment("HOST_TAG=ip; FORMAT=raw save_makedumpfile")
+        assert done.returncode == 0, done.stderr + log
+        [folder] = server.seen().iterdir()
+        assert re.fullmatch(r"(lab|[0-9.]+)-\d{4}-.*", folder.name)
+        assert (folder / "vmcore").read_bytes() == CORE.read_bytes()
+        done, log = shell_environment("FORMAT=log save_makedumpfile")
+        assert done.returncode == 0, done.stderr + log
+        [logged] = (path for path in server.seen().iterdir() if path != folder)
+        assert {path.name for path in logged.iterdir()} == {"README.txt", "dmesg"}
         done, log = shell_environment("VMCORE=/none; save_makedumpfile")
         assert done.returncode == 1
         assert len([*server.seen().glob("*/vmcore*")]) == 1

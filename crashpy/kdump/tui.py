@@ -124,7 +124,7 @@ class Screen:
         leave = Button("Cancel", lambda: get_app().exit(result=False), 12)
         menu = HSplit([*buttons, Window(height=D(min=0)), save, leave], width=26)
         # In a small terminal a page scrolls to the field that has the focus.
-        shown = [ScrollablePane(page, show_scrollbar=False) for page in self.pages]
+        shown = [ScrollablePane(HSplit([page]), show_scrollbar=False) for page in self.pages]
         page = DynamicContainer(lambda: Frame(shown[self.page], lambda: PAGES[self.page]))
         title = config.dialect.title
         keys = "Tab, arrows: move  Enter: choose  Alt-1 to Alt-5: pages  F10: save  F9: leave"

@@ -318,6 +318,8 @@ def _settings(
         "LEVELS": " ".join(str(level) for level in plan.levels),
         "FORMAT": plan.format,
         "FLAGS": " ".join(_flags(plan)),
+        "DMESG": "yes" if plan.dmesg or plan.format == "log" else "",
+        "HOST_TAG": plan.host_tag,
         "KEEP": str(plan.keep or ""),
         "FREE_KIB": str(plan.free_bytes >> 10),
         "TRANSFER": plan.transfer,

@@ -239,8 +239,21 @@ save_native() {
 # SUSE's layout: [HOST-]YYYY-MM-DD-HH-MM with README.txt, dmesg and vmcore.
 save_makedumpfile() {
   stamp=$(date +%Y-%m-%d-%H-%M)
-  case $PROTOCOL in file) ;; *) stamp=$HOST_NAME-$stamp ;; esac
+  tag=''
+  case $PROTOCOL in
+    file) ;;
+    *) tag=$(host_tag)- ;;
+  esac
+  stamp=$tag$stamp
   if [ "$PROTOCOL" = ssh ]; then save_ssh; else save_folder; fi
+}
+
+# host_tag: what a dump on a server is named after.
+host_tag() {
+  address=''
+  [ "$HOST_TAG" != ip ] ||
+    address=$(ip -4 -o addr show scope global | awk '{ sub("/.*", "", $4); print $4; exit }')
+  echo "${address:-$HOST_NAME}"
 }
 
 save_folder() {
@@ -252,18 +265,35 @@ save_folder() {
   done
   mkdir "$dump" || { say "$dump: no folder can be made there"; return 1; }
   vmcore_status='This file will be overwritten' readme >"$dump/README.txt"
-  run makedumpfile --dump-dmesg "$VMCORE" "$dump/dmesg" && dmesg_status='saved successfully'
-  write_vmcore && vmcore_status='saved successfully' || vmcore_status='failed'
+  dmesg_status='skipped' vmcore_status='skipped'
+  if [ -n "$DMESG" ]; then
+    run makedumpfile --dump-dmesg "$VMCORE" "$dump/dmesg"
+    dmesg_status=$(became "$?")
+  fi
+  if [ "$FORMAT" != log ]; then
+    write_vmcore
+    vmcore_status=$(became "$?")
+  fi
   readme >"$dump/README.txt"
   sync
-  [ "$vmcore_status" = 'saved successfully' ] || return 1
+  all_saved || return 1
   say "saved: ${dump#"$MOUNTED"}"
-  rotate
+  [ "$FORMAT" = log ] || rotate
+}
+
+# became STATUS: what README.txt says of it.
+became() { [ "$1" -eq 0 ] && echo 'saved successfully' || echo 'failed'; }
+
+# all_saved: what the format asks for; a log that fails costs no dump.
+all_saved() {
+  case $FORMAT in
+    log) [ "$dmesg_status" = 'saved successfully' ] ;;
+    *) [ "$vmcore_status" = 'saved successfully' ] ;;
+  esac
 }
 
 # The limit is makedumpfile's own: what it would write beyond it never reaches the disk.
 write_vmcore() {
-  [ "$FORMAT" != log ] || return 0
   for level in $LEVELS; do
     room=$(($(stat -f -c '%a * %S / 1024' "$FOLDER") - FREE_KIB))
     if [ "$room" -le 0 ]; then
@@ -283,30 +313,37 @@ write_vmcore() {
 save_ssh() {
   address=$(address_of "$SERVER")
   answers "${address:-$SERVER}" "${PORT:-22}" || return 1
-  dmesg_status='' vmcore_status='This file will be overwritten'
+  vmcore_status='This file will be overwritten'
   there=$(new_folder_there "$BELOW" "$stamp") || {
     say "$SERVER:$BELOW: no folder can be made there"
     return 1
   }
   readme | on_server "umask 077 && cat >'$there/README.txt'" || return 1
-  makedumpfile --dump-dmesg "$VMCORE" /run/crashpy/dmesg >>"$LOG" 2>&1 &&
-    on_server "umask 077; cat >'$there/dmesg'" </run/crashpy/dmesg && dmesg_status='saved successfully'
-  # The shell of busybox knows how the first program of a pipe ended by this alone.
-  set -o pipefail
-  makedumpfile $FLAGS -F -d "${LEVELS%% *}" "$VMCORE" 2>>"$LOG" |
-    on_server "umask 077; cat >'$there/$INCOMPLETE' && sync"
-  sent=$?
-  set +o pipefail
-  if [ "$sent" -eq 0 ] &&
-    on_server "mv '$there/$INCOMPLETE' '$there/vmcore'" </dev/null; then
-    vmcore_status='saved successfully'
-    say "saved: $SERVER:$there"
-  else
-    sent=1 vmcore_status='failed'
-    on_server "rm -f '$there/$INCOMPLETE'" </dev/null
-    say "the dump did not reach $SERVER"
+  dmesg_status='skipped' vmcore_status='skipped'
+  if [ -n "$DMESG" ]; then
+    makedumpfile --dump-dmesg "$VMCORE" /run/crashpy/dmesg >>"$LOG" 2>&1 &&
+      on_server "umask 077; cat >'$there/dmesg'" </run/crashpy/dmesg
+    dmesg_status=$(became "$?")
+  fi
+  if [ "$FORMAT" != log ]; then
+    send_vmcore && on_server "mv '$there/$INCOMPLETE' '$there/vmcore'" </dev/null
+    vmcore_status=$(became "$?")
   fi
   readme | on_server "cat >'$there/README.txt'"
+  all_saved && say "saved: $SERVER:$there" && return 0
+  [ "$FORMAT" = log ] || on_server "rm -f '$there/$INCOMPLETE'" </dev/null
+  say "the dump did not reach $SERVER"
+  return 1
+}
+
+# The shell of busybox knows how the first program of a pipe ended by pipefail alone.
+send_vmcore() {
+  set -o pipefail
+  if [ "$FORMAT" = raw ]; then cat "$VMCORE"; else
+    makedumpfile $FLAGS -F -d "${LEVELS%% *}" "$VMCORE" 2>>"$LOG"
+  fi | on_server "umask 077; cat >'$there/$INCOMPLETE' && sync"
+  sent=$?
+  set +o pipefail
   return "$sent"
 }
 
@@ -345,14 +382,16 @@ readme() {
   echo "Dump format: $FORMAT"
 }
 
-# Old dumps go when the new one is safe, and only folders named as we name them.
+# Old dumps go when the new one is safe, and only folders named as we name them: what
+# failed counts for none.
 rotate() {
   [ -n "$KEEP" ] || return 0
-  case $PROTOCOL in file) host='' ;; *) host=$HOST_NAME- ;; esac
   day='[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]-[0-9][0-9]-[0-9][0-9]'
-  count=$(ls -d "$FOLDER/$host"$day "$FOLDER/$host"$day.* 2>/dev/null | wc -l)
-  ls -d "$FOLDER/$host"$day "$FOLDER/$host"$day.* 2>/dev/null | sort |
-    head -n $((count > KEEP ? count - KEEP : 0)) |
+  for old in "$FOLDER/$tag"$day "$FOLDER/$tag"$day.*; do
+    [ ! -e "$old/vmcore" ] || echo "$old"
+  done | sort >/run/crashpy/dumps
+  count=$(wc -l </run/crashpy/dumps)
+  head -n $((count > KEEP ? count - KEEP : 0)) /run/crashpy/dumps |
     while read -r old; do
       [ "$old" != "$dump" ] || continue
       say "removed, as $KEEP are kept: ${old##*/}"
