@@ -392,19 +392,21 @@ def modules_of(prog: Program, *, strip: bool = True) -> tuple[list[Module], str 
         return [], None
     found: list[Module] = []
     broken = None
-    offset = offsetof(kind, "list")
     seen: set[int] = set()
     try:
+        offset = offsetof(kind, "list")
         at = prog.read_u64(head)
         while at != head:
             if at in seen or len(seen) > MOST_MODULES:
                 broken = f"the list of modules runs in a circle at {at:x}"
                 break
+            if at < offset:
+                raise FaultError("no module can be there", at)
             seen.add(at)
             module = Object(prog, kind, address=at - offset).read_()
             found.append(_module(prog, at - offset, module, strip))
             at = module.list.next.value_()
-    except (FaultError, ValueError, AttributeError) as error:
+    except (FaultError, ValueError, AttributeError, LookupError) as error:
         broken = f"the list of modules: {error}"
     return sorted(found, key=lambda m: m.base), broken
 

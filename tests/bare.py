@@ -141,16 +141,15 @@ def compared(
 ) -> list[Pair]:
     """Every line of the lists, in both sessions; with the `modules`' files loaded or without."""
     dwarf, bare = sessions(kernel, dump)
+    pairs: list[Pair] = []
     # Some lines write files where they are run.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        if modules:
-            for session in (dwarf, bare):
-                answer_of(session, f"mod -S {modules}")
-        return [
-            Pair(line, answer_of(dwarf, line), answer_of(bare, line))
-            for path in lists
-            for line in lines_of(path, dwarf)
-        ]
+        for path in lists:
+            # Again for each list, as those of `mod` forget the files.
+            before = [f"mod -S {modules}"] if modules else []
+            for line in (*before, *lines_of(path, dwarf)):
+                pairs.append(Pair(line, answer_of(dwarf, line), answer_of(bare, line)))
+    return pairs
 
 
 def declared(dwarf: Program, bare: Program) -> tuple[int, dict[str, tuple[str, str]]]:
@@ -163,22 +162,22 @@ def declared(dwarf: Program, bare: Program) -> tuple[int, dict[str, tuple[str, s
         except LookupError:
             continue
         compared += 1
-        same = wanted.address_ == found.address_ and _alike(wanted.type_, found.type_)
+        same = wanted.address_ == found.address_ and alike(wanted.type_, found.type_)
         if not same and name not in known:
             different[name] = str(wanted.type_), str(found.type_)
     return compared, different
 
 
-def _alike(one: Type, other: Type) -> bool:
+def alike(one: Type, other: Type) -> bool:
     """But for `const`, and for the lengths of arrays: kallsyms has no sizes."""
     if one.kind == other.kind == TypeKind.ARRAY:
-        return _alike(one.type, other.type)
+        return alike(one.type, other.type)
     while one.kind == TypeKind.TYPEDEF:
         one = one.type
     while other.kind == TypeKind.TYPEDEF:
         other = other.type
     if one.kind == other.kind == TypeKind.POINTER:
-        return _alike(one.type, other.type)
+        return alike(one.type, other.type)
     no_qualifiers = Qualifiers(0)
     return one.qualified(no_qualifiers).type_name() == other.qualified(no_qualifiers).type_name()
 

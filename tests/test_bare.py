@@ -10,13 +10,14 @@ from pathlib import Path
 
 import forms
 import pytest
-from bare import compared, declared, known_differences
+from bare import alike, compared, declared, known_differences
 from drgn import FaultError, Object, Program
 
 import crashpy
 from crashpy.cli import main
 from crashpy.opening import OpeningError, OpenOptions
 from crashpy.opening.bare import describe
+from crashpy.opening.btf import Btf, Kind
 from crashpy.opening.kallsyms import read_kallsyms
 from crashpy.opening.program import start
 from crashpy.opening.symtab import Columns
@@ -70,6 +71,22 @@ def test_every_difference_has_a_reason() -> None:
 def test_declared_types_are_dwarfs(bare: Session, opened: Callable[[str], Session]) -> None:
     count, different = declared(opened("vmcore-null").dump.prog, bare.dump.prog)
     assert count > 4000
+    assert not different
+
+
+def test_per_cpu_variables_are_dwarfs(bare: Session, opened: Callable[[str], Session]) -> None:
+    dwarf = opened("vmcore-null").dump.prog
+    begin, end = (dwarf.symbol(f"__{edge}_BTF").address for edge in ("start", "stop"))
+    compared, different = 0, []
+    for name, _ in Btf(dwarf, dwarf.read(begin, end - begin)).named([Kind.VAR]):
+        try:
+            wanted, found = dwarf.variable(name), bare.dump.prog.variable(name)
+        except LookupError:
+            continue
+        compared += 1
+        if wanted.address_ != found.address_ or not alike(wanted.type_, found.type_):
+            different.append(name)
+    assert compared > 200
     assert not different
 
 
@@ -197,15 +214,13 @@ def test_btf_overwritten(
     assert "the kernel's BTF cannot be read from the dump (" in said
 
 
-def test_names_of_btf_overwritten(vmcore: Vmcore, address: Callable[[str], int]) -> None:
-    """Nothing shows that at once; what is asked for is not found, or garbage, but no traceback."""
-    prog = _program(vmcore)
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"A", b"\x01"])
+def test_names_of_btf_overwritten(
+    fill: bytes, address: Callable[[str], int], refused: Callable[..., str]
+) -> None:
     begin, end = address("__start_BTF"), address("__stop_BTF")
-    prog.add_memory_segment(
-        begin + (end - begin) * 3 // 4, 8192, lambda _a, count, *_: b"A" * count
-    )
-    describe(prog, vmcore.vmcoreinfo)
-    assert prog.type("struct task_struct").size
+    said = refused((begin + (end - begin) * 3 // 4, 8192, filled(fill)))
+    assert "BTF is damaged: some of its names are none" in said
 
 
 TABLES = ("names", "offsets", "token_table", "token_index", "num_syms", "relative_base")
@@ -308,6 +323,75 @@ def test_the_modules_types_may_be_lost(bare: Session, vmcore: Vmcore) -> None:
         assert bare.dump.prog.type(name).size
         with pytest.raises(LookupError):
             prog.type(name)
+
+
+def test_a_list_of_the_modules_types_without_an_end(
+    bare: Session,
+    vmcore: Vmcore,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crashpy.opening.bare.log.propagate", True)
+    first, second = [*_btf_modules(bare.dump.prog)][:2]
+    prog = _program(vmcore)
+    back = first.list.address_of_().value_().to_bytes(8, "little")
+    prog.add_memory_segment(second.list.next.address_of_().value_(), 8, lambda *_: back)
+    describe(prog, vmcore.vmcoreinfo)
+    with pytest.raises(LookupError):
+        prog.type("struct nosuch")
+    last = second.module.name.string_().decode()
+    assert f"types of the modules after {last}: their list runs in a circle" in caplog.text
+
+
+def test_types_of_a_module_of_no_likely_size(
+    bare: Session, vmcore: Vmcore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crashpy.opening.bare.log.propagate", True)
+    known = {entry.module.name.string_(): entry.btf for entry in _btf_modules(bare.dump.prog)}
+    prog = _program(vmcore)
+    size = known[b"loop"].data_size.address_of_().value_()
+    prog.add_memory_segment(size, 4, lambda *_: b"\xff\xff\xff\xff")
+    describe(prog, vmcore.vmcoreinfo)
+    assert prog.type("struct minix_sb_info").size
+    with pytest.raises(LookupError):
+        prog.type("struct loop_cmd")
+    assert "types of module loop: they would be of 4294967295 bytes" in caplog.text
+
+
+def test_opening_reads_no_types_of_modules(vmcore: Vmcore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are many, and only wanted for what the kernel's own do not tell."""
+    asked: list[object] = []
+    monkeypatch.setattr("crashpy.opening.bare._module_types", lambda *_: asked.append(1))
+    prog = _program(vmcore)
+    describe(prog, vmcore.vmcoreinfo)
+    assert prog["modules"].address_
+    assert prog["init_task"].pid == 0
+    assert not asked
+    with pytest.raises(LookupError):
+        prog.type("struct nosuch")
+    assert asked
+
+
+@pytest.mark.parametrize("pointer", [0, 1, 1 << 63, (1 << 64) - 8])
+def test_a_module_that_points_nowhere(
+    pointer: int, bare: Session, damaged: Callable[..., None]
+) -> None:
+    """The list breaks off there, and nothing else does."""
+    [module] = [each for each in bare.dump.symbols.modules if each.name == "loop"]
+    at = _next_of(bare.dump.prog, module.address)
+    damaged((at, 8, lambda *_: pointer.to_bytes(8, "little")))
+    session = Session(crashpy.open(SAMPLE, debuginfo="btf"))
+    names = [each.name for each in session.dump.symbols.modules]
+    assert "loop" in names
+    for line in ("bt 1", "sym schedule", "whatis jiffies"):
+        assert list(session.run(line)) == list(bare.run(line))
+    assert any("the list of modules" in text for text in session.run("mod"))
+
+
+def _next_of(prog: Program, module: int) -> int:
+    found = Object(prog, "struct module", address=module).list.next.address_of_().value_()
+    assert isinstance(found, int)
+    return found
 
 
 def _btf_modules(prog: Program) -> Iterator[Object]:

@@ -1,11 +1,14 @@
 """BTF: the types that a kernel carries, against those its debug information has."""
 
 import random
+import struct
 
 import pytest
 from drgn import TypeKind
 
-from crashpy.opening.btf import Btf, BtfError
+from crashpy.opening.btf import Btf, BtfError, Kind
+from crashpy.opening.finder import Finder
+from crashpy.opening.symtab import Columns, SymbolFinder, table_of
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,77 @@ def test_an_unnamed_structure_is_known_by_its_members(btf):
 def test_what_is_cut_short_says_so(prog, blob, size):
     with pytest.raises(BtfError):
         Btf(prog, blob[:size])
+
+
+def record(name, kind, size, *rest, items=0):
+    return struct.pack(f"<III{len(rest)}I", name, kind << 24 | items, size, *rest)
+
+
+def made(*records, names=b"\0A\0m\0", header=24, names_at=None):
+    types = b"".join(records)
+    at = len(types) if names_at is None else names_at
+    head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, header, 0, len(types), at, len(names))
+    return head + types + names
+
+
+INT = record(1, Kind.INT, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("blob", "said"),
+    [
+        (b"\0" * 30, "its magic number is missing"),
+        (made(INT)[::-1], "its magic number is missing"),
+        (made(INT, header=8), "its header makes no sense"),
+        (made(INT, names_at=4), "its header makes no sense"),
+        (made(INT, names=b"A\0"), "its names do not end"),
+        (made(INT, names=b"\0A"), "its names do not end"),
+        (made(INT, names=b"\0A\0\0B\0"), "some of its names are none"),
+        (made(INT, names=b"\0A\x03\0"), "some of its names are none"),
+        (made(INT, names=b"\0" + b"A" * 5000 + b"\0"), "some of its names are none"),
+        (made(record(1, Kind.INT, 1 << 30, 0)), "an integer of an unlikely size"),
+        (made(record(1, 25, 4)), "of a newer kernel than crashpy knows: type 1"),
+        (made(INT, record(1, Kind.DATASEC, 8, 1, 0, 8, items=1)), "not where others look"),
+        (made(record(1, Kind.STRUCT, 8, items=3)), "its last type is cut short"),
+    ],
+)
+def test_what_makes_no_sense_says_so(prog, blob, said):
+    with pytest.raises(BtfError, match=said):
+        Btf(prog, blob)
+
+
+def test_a_type_lost_or_added_is_noticed(prog, blob):
+    """One structure without members more, and every id behind it is another type's."""
+    begin, size = 24, struct.unpack_from("<I", blob, 12)[0]
+    more = record(0, Kind.STRUCT, 0)
+    names_at = struct.unpack_from("<I", blob, 16)[0]
+    head = struct.pack("<II", size + len(more), names_at + len(more))
+    with pytest.raises(BtfError, match="not where others look"):
+        Btf(prog, blob[:12] + head + blob[20:begin] + more + blob[begin:])
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record(1, Kind.TYPEDEF, 1)],
+        [record(0, Kind.PTR, 1)],
+        [record(0, Kind.ARRAY, 0, 1, 1, 5)],
+        [record(0, Kind.CONST, 2), record(0, Kind.VOLATILE, 1)],
+        [record(1, Kind.TYPEDEF, 99)],
+        [record(1, Kind.DATASEC, 8)],
+        [record(0, Kind.PTR, i + 2) for i in range(5000)],
+    ],
+)
+def test_types_without_an_end_are_not_found(prog, records):
+    finder = Finder(prog, {}, SymbolFinder(table_of(Columns([], [], []), 0), 0))
+    finder.add(Btf(prog, made(*records, record(3, Kind.TYPEDEF, 1))))
+    assert finder.find_type(prog, frozenset([TypeKind.TYPEDEF]), "m", None) is None
+
+
+def test_a_structure_in_itself_ends(prog):
+    btf = Btf(prog, made(record(1, Kind.STRUCT, 8, 0, 1, 0, items=1)))
+    with pytest.raises(RecursionError):
+        btf.type(1).has_member("nosuch")
 
 
 def test_damage_raises_nothing_else(prog, blob):

@@ -36,7 +36,7 @@ LACKING = (
     "no vmlinux with debug information: types are from BTF, symbols from kallsyms;"
     " source lines, inline frames and local variables are not available"
 )
-LARGEST_BTF = 1 << 28  # bytes; today's kernels have 5 MB
+LARGEST_BTF = 1 << 26  # bytes; today's kernels have 5 MB
 MOST_MODULES = 4096  # against a damaged list
 
 
@@ -56,21 +56,32 @@ def describe(
     table = table_of(map_ or _kernel_symbols(prog, vmcoreinfo), bias)
     symbols = SymbolFinder(table, bias)
     prog.register_symbol_finder("kallsyms", symbols, enable_index=0)
-    finder = Finder(prog, vmcoreinfo, symbols)
     _check(symbols, vmcoreinfo)
-    base = _kernel_types(prog, btf)
-    symbols.make_local(base.static_variables())
-    finder.add(base)
-    prog.register_type_finder("btf", finder.find_type, enable_index=0)
-    prog.register_object_finder("btf", finder.find_object, enable_index=1)
+    give_types(prog, vmcoreinfo, symbols, btf)
     try:
         _main_module(prog, vmcoreinfo)
     except (LookupError, ValueError) as error:
         raise OpeningError(f"the kernel's symbols in the dump are damaged ({error})") from error
-    finder.complete = lambda: _module_types(prog, finder, base)
     lost = _find_modules(prog)
     prog.register_symbol_finder("module kallsyms", ModuleSymbols(prog), enable_index=1)
     return table, [LACKING, *lost]
+
+
+def give_types(
+    prog: Program, vmcoreinfo: Mapping[str, str], symbols: SymbolFinder, btf: bytes = b""
+) -> None:
+    """Types, functions and variables, from BTF.
+
+    All that knows of our own parser is behind this function: drgn's Module.load_btf() can
+    take its place, once it is released.
+    """
+    base = _kernel_types(prog, btf)
+    symbols.make_local(base.static_variables())
+    finder = Finder(prog, vmcoreinfo, symbols)
+    finder.add(base)
+    finder.complete = lambda: _module_types(prog, finder, base)
+    prog.register_type_finder("btf", finder.find_type, enable_index=0)
+    prog.register_object_finder("btf", finder.find_object, enable_index=1)
 
 
 def _check(symbols: SymbolFinder, vmcoreinfo: Mapping[str, str]) -> None:
@@ -149,7 +160,7 @@ def _find_modules(prog: Program) -> list[str]:
             for module, new in islice(prog.loaded_modules(), MOST_MODULES):
                 if new and isinstance(module, drgn.RelocatableModule):
                     _nothing_to_load(module)
-    except (FaultError, LookupError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 (a damaged list raises anything)
         return [f"the list of modules ({error})"]
     return []
 
@@ -161,21 +172,28 @@ def _module_types(prog: Program, finder: Finder, base: Btf) -> None:
     name = "?"
     try:
         head = prog["btf_modules"].address_of_()
+    except LookupError:  # CONFIG_DEBUG_INFO_BTF_MODULES is off
+        return
+    seen: set[int] = set()
+    try:
         kernels = prog["btf_vmlinux"].value_()
-        entries = list_for_each_entry("struct btf_module", head, "list")
-        for entry in islice(entries, MOST_MODULES):
+        for entry in list_for_each_entry("struct btf_module", head, "list"):
+            if entry.value_() in seen or len(seen) > MOST_MODULES:
+                raise BtfError("their list runs in a circle")
+            seen.add(entry.value_())
             try:
                 name = entry.module.name.string_().decode(errors="replace")
                 btf = entry.btf.read_()
                 # A module built apart has a base of its own (.BTF.base), until it is loaded.
                 if btf.base_btf.value_() != kernels:
                     raise BtfError("they continue another BTF than the kernel's")
-                finder.add(Btf(prog, prog.read(btf.data.value_(), btf.data_size.value_()), base))
+                address, size = btf.data.value_(), btf.data_size.value_()
+                if size > LARGEST_BTF:
+                    raise BtfError(f"they would be of {size} bytes")
+                finder.add(Btf(prog, prog.read(address, size), base))
             except (FaultError, BtfError) as error:
                 log.warning("types of module %s: %s", name, error)
-    except (LookupError, AttributeError):  # CONFIG_DEBUG_INFO_BTF_MODULES is off
-        pass
-    except (FaultError, ValueError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001 (a damaged list raises anything)
         log.warning("types of the modules after %s: %s", name, error)
 
 

@@ -2,8 +2,8 @@
 
 The format is the kernel's Documentation/bpf/btf.rst. A blob is scanned once (0.05 s for
 100 000 types); types are built when they are first asked for, members when first looked
-at. drgn's own Module.load_btf() can take the place of this module once it is released:
-bare.py is its only user.
+at. drgn's own Module.load_btf() can take the place of this module and of finder.py once it
+is released, behind bare.give_types().
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from drgn import (
     TypeMember,
     TypeParameter,
 )
+
+from crashpy.command import CommandError
 
 MAGIC = 0xEB9F
 
@@ -105,7 +107,12 @@ _ENUM_BASES = {
 }
 
 
-class BtfError(ValueError):
+_SIZES = (1, 2, 4, 8, 16)  # bytes of an integer
+LONGEST_NAME = 2048  # bytes; the kernel's own limit is 512
+_CONTROL = bytes((*range(1, 32), 127))
+
+
+class BtfError(CommandError, ValueError):
     """These bytes are no BTF, or damaged BTF."""
 
 
@@ -121,8 +128,8 @@ class Btf:
     ) -> None:
         """Raises BtfError where the header or a record makes no sense.
 
-        `shapes` tells, by ``structure.member``, which arrays are arrays of arrays: what
-        writes BTF (pahole) makes [16] of [4][2][2].
+        `shapes` tells, by ``structure.member`` or the variable, which arrays are arrays of
+        arrays: what writes BTF (pahole) makes [16] of [4][2][2].
         """
         if len(blob) < 24:
             raise BtfError("no BTF: too short")
@@ -133,6 +140,9 @@ class Btf:
             raise BtfError("no BTF: its magic number is missing")
         if max(type_at + type_size, string_at + string_size) > len(blob) - header or type_size % 4:
             raise BtfError("BTF is cut short")
+        overlap = type_at < string_at + string_size and string_at < type_at + type_size
+        if header < 24 or overlap:
+            raise BtfError("BTF is damaged: its header makes no sense")
         self._prog = prog
         self._base = base
         self._shapes = shapes or {}
@@ -144,9 +154,12 @@ class Btf:
             array("I") if base else array("I", [0])
         )  # id -> index into _words; 0 is void
         self._by_name: dict[int, list[int]] = {}  # string offset -> ids
+        self._integers: list[int] = []
         self._enums: list[int] = []
         self._variables: list[int] = []
+        self._sections: list[int] = []
         self._scan()
+        self._check()
         self._types: dict[int, Type] = {}
         self._offsets: dict[str, tuple[int, ...]] = {}
         self._enumerators: dict[int, int] | None = None
@@ -155,13 +168,22 @@ class Btf:
         words, at, names = self._words, self._at, self._by_name
         # Plain lists and numbers are fast.
         fixed, each, named, last = _WORDS.tolist(), _ITEM_WORDS.tolist(), _IS_NAMED, Kind.ENUM64 + 0
-        listed, variable = (Kind.ENUM + 0, Kind.ENUM64 + 0, Kind.VAR + 0), Kind.VAR + 0
+        listed = {
+            Kind.INT + 0: self._integers,
+            Kind.ENUM + 0: self._enums,
+            Kind.ENUM64 + 0: self._enums,
+            Kind.VAR + 0: self._variables,
+            Kind.DATASEC + 0: self._sections,
+        }
         index, end, number = 0, len(words), self._first_id + len(self._at)
         while index + 3 <= end:
             name, info = words[index], words[index + 1]
             kind = info >> 24 & 31
             if not 0 < kind <= last:
-                raise BtfError(f"BTF is damaged: type {number} is of the unknown kind {kind}")
+                raise BtfError(
+                    f"BTF is damaged, or of a newer kernel than crashpy knows: type {number} is"
+                    f" of the unknown kind {kind}"
+                )
             at.append(index)
             if name and named[kind]:
                 known = names.get(name)
@@ -170,11 +192,38 @@ class Btf:
                 else:
                     known.append(number)
             if kind in listed:
-                (self._variables if kind == variable else self._enums).append(number)
+                listed[kind].append(number)
             number += 1
             index += fixed[kind] + each[kind] * (info & 0xFFFF)
         if index != end:
             raise BtfError("BTF is damaged: its last type is cut short")
+
+    def _check(self) -> None:
+        """What a page that was left out or overwritten shows itself by, where nothing else does.
+
+        The empty string is there once, as the first of all; and the variables that a section
+        says it has come last, so that an id lost or added anywhere moves them.
+        """
+        strings = self._strings
+        if strings and not (strings.endswith(b"\0") and (self._base or strings[0] == 0)):
+            raise BtfError("BTF is damaged: its names do not end")
+        half = LONGEST_NAME // 2  # no name is as long, so one ends in each of these pieces
+        pieces = range(0, len(strings) - half, half)
+        if (
+            b"\0\0" in strings
+            or len(strings.translate(None, _CONTROL)) < len(strings)
+            or any(strings.find(0, at, at + half) < 0 for at in pieces)
+        ):
+            raise BtfError("BTF is damaged: some of its names are none")
+        words = self._words
+        for number in self._integers:
+            if words[self._record(number)[0] + 2] not in _SIZES:
+                raise BtfError(f"BTF is damaged: type {number} is an integer of an unlikely size")
+        variables = set(self._variables)
+        for number in self._sections:
+            index, _, items, _ = self._record(number)
+            if not variables.issuperset(words[index + 3 : index + 3 + 3 * items : 3]):
+                raise BtfError("BTF is damaged: its types are not where others look for them")
 
     def __len__(self) -> int:
         return len(self._at)
@@ -194,6 +243,12 @@ class Btf:
         if found is None:
             found = self._types[number] = self._make(number)
         return found
+
+    def type_of(self, number: int) -> Type:
+        """The type of the function or variable with this id."""
+        name = self._string(self._words[self._record(number)[0]])
+        shapes = self._shapes.get(name)
+        return self._shaped(number, shapes) if shapes else self.type(number)
 
     def enumerator(self, name: str) -> Object | None:
         """The enumerator of that name as a constant."""

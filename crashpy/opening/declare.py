@@ -6,7 +6,9 @@ The variables are those that all files of a kernel may use, those of one file (s
 whose name is no other's in any of the kernels, and those whose names stand as strings in
 crashpy's and drgn's sources. Arrays are written with the enumerator that gives their
 length where one does, so that a table serves kernels it was not made from. The shapes are
-those of arrays of arrays in structures.
+those of arrays of arrays in structures, and of per-CPU variables.
+
+The same kernels and sources make the same files.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -145,7 +148,7 @@ def variables(prog: Program, names: set[str]) -> dict[str, str]:
 
 
 def arrays(prog: Program, path: str) -> dict[str, list[int]]:
-    """The lengths of every member that is an array of arrays."""
+    """The lengths of every member and per-CPU variable that is an array of arrays."""
     data, start, size = ElfSymbols.open(path).section(".BTF")
     blob = Btf(prog, bytes(data[start : start + size]))
     kinds = {Kind.STRUCT: "struct ", Kind.UNION: "union ", Kind.TYPEDEF: ""}
@@ -159,7 +162,21 @@ def arrays(prog: Program, path: str) -> dict[str, list[int]]:
             while type_.kind == TypeKind.TYPEDEF:
                 type_ = type_.type
             found |= _arrays_in(type_)
+    for name, _ in blob.named((Kind.VAR,)):
+        with suppress(LookupError):
+            lengths, _ = _lengths(prog.variable(name).type_)
+            if len(lengths) > 1:
+                found[name] = lengths
     return found
+
+
+def _lengths(type_: Type) -> tuple[list[int], Type]:
+    """Those of an array of arrays, and what it is of."""
+    lengths = []
+    while type_.kind == TypeKind.ARRAY:
+        lengths.append(type_.length or 0)
+        type_ = type_.type
+    return lengths, type_
 
 
 def _arrays_in(type_: Type, depth: int = 8) -> dict[str, list[int]]:
@@ -167,10 +184,7 @@ def _arrays_in(type_: Type, depth: int = 8) -> dict[str, list[int]]:
     if type_.kind not in (TypeKind.STRUCT, TypeKind.UNION):
         return found
     for member in type_.members or ():
-        lengths, inner = [], member.type
-        while inner.kind == TypeKind.ARRAY:
-            lengths.append(inner.length or 0)
-            inner = inner.type
+        lengths, inner = _lengths(member.type)
         if len(lengths) > 1:
             found[f"{type_.tag or ''}.{member.name}"] = lengths
         if depth and inner.kind in (TypeKind.STRUCT, TypeKind.UNION) and not inner.tag:
@@ -178,10 +192,8 @@ def _arrays_in(type_: Type, depth: int = 8) -> dict[str, list[int]]:
     return found
 
 
-def main(paths: list[str]) -> int:
-    if not paths:
-        sys.stderr.write(__doc__ or "")
-        return 1
+def tables(paths: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[list[int]]]]:
+    """The declarations and the shapes of these kernels."""
     types: dict[str, list[str]] = {}
     shapes: dict[str, list[list[int]]] = {}
     known = [names_of(path) for path in paths]
@@ -196,11 +208,23 @@ def main(paths: list[str]) -> int:
             _add(types, name, text)
         for name, lengths in arrays(prog, path).items():
             _add(shapes, name, lengths)
-    for target, table in (("declarations.json", types), ("shapes.json", shapes)):
-        lines = [f"{json.dumps(name)}: {json.dumps(table[name])}" for name in sorted(table)]
-        text = "{\n" + ",\n".join(lines) + "\n}\n"
+    return types, shapes
+
+
+def main(paths: list[str]) -> int:
+    if not paths:
+        sys.stderr.write(__doc__ or "")
+        return 1
+    types, shapes = tables(paths)
+    for target, text in (("declarations.json", _text(types)), ("shapes.json", _text(shapes))):
         (Path(__file__).parent / target).write_text(text)
     return 0
+
+
+def _text(table: dict[str, list[T]]) -> str:
+    """A line each, so that a change is seen."""
+    lines = [f"{json.dumps(name)}: {json.dumps(table[name])}" for name in sorted(table)]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _add(table: dict[str, list[T]], name: str, text: T) -> None:

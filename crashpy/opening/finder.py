@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -34,7 +34,7 @@ def declarations() -> dict[str, list[str]]:
 
 
 def shapes() -> dict[str, list[list[int]]]:
-    """``structure.member`` -> the lengths that an array of arrays has had."""
+    """``structure.member`` or per-CPU variable -> the lengths an array of arrays has had."""
     found: dict[str, list[list[int]]] = _data("shapes.json")
     return found
 
@@ -114,21 +114,38 @@ class Finder:
         return None
 
     def _find_object(self, name: str, flags: FindObjectFlags) -> Object | None:
-        if flags & FindObjectFlags.CONSTANT:
-            for blob in self._all_blobs():
-                if (constant := blob.enumerator(name)) is not None:
-                    return constant
-        wanted = []
-        if flags & FindObjectFlags.FUNCTION:
-            wanted.append(Kind.FUNC)
-        if flags & FindObjectFlags.VARIABLE:
-            wanted.append(Kind.VAR)
-        if not wanted or (address := self._address(name)) is None:
-            return None
-        for blob in self._all_blobs():
-            for number in blob.ids(name, wanted):
-                return Object(self._prog, blob.type(number), address=address)
+        kernels = self._blobs[:1]
+        if (found := self._described(kernels, name, flags)) is not None:
+            return found
+        # A symbol of the kernel's own is none that a module's types could tell more of.
+        if self._symbols.named(name):
+            return self._declared_object(name, flags)
+        found = self._described(self._all_blobs(), name, flags)
+        return self._declared_object(name, flags) if found is None else found
+
+    def _described(self, blobs: Iterable[Btf], name: str, flags: FindObjectFlags) -> Object | None:
+        """The constant, function or per-CPU variable of that name."""
+        kinds = [
+            kind
+            for flag, kind in (
+                (FindObjectFlags.FUNCTION, Kind.FUNC),
+                (FindObjectFlags.VARIABLE, Kind.VAR),
+            )
+            if flags & flag
+        ]
+        for blob in blobs:
+            constant = blob.enumerator(name) if flags & FindObjectFlags.CONSTANT else None
+            if constant is not None:
+                return constant
+            for number in blob.ids(name, kinds):
+                if (address := self._address(name)) is not None:
+                    return Object(self._prog, blob.type_of(number), address=address)
+        return None
+
+    def _declared_object(self, name: str, flags: FindObjectFlags) -> Object | None:
         if not flags & FindObjectFlags.VARIABLE or self._symbols.is_ambiguous(name):
+            return None
+        if name not in self._declared or (address := self._address(name)) is None:
             return None
         type_ = self._declared_type(name, address)
         return None if type_ is None else Object(self._prog, type_, address=address)

@@ -148,12 +148,13 @@ class SymbolFinder:
             if name is not None:
                 found = [index for index in found if self.table.name(index) == name]
         else:
-            found = list(range(1, self._count)) if name is None else self._of(name)
+            found = list(range(1, self._count)) if name is None else self.named(name)
         if one:  # of several a global one, else a weak one, as drgn chooses
             found = sorted(found, key=lambda index: RANK[self._bind(index)])[:1]
         return [self._symbol(index) for index in found]
 
-    def _of(self, name: str) -> list[int]:
+    def named(self, name: str) -> list[int]:
+        """Indices of the symbols of that name."""
         found = self._named.get(name)
         if found is None:
             found = self._named[name] = []
@@ -175,7 +176,7 @@ class SymbolFinder:
 
     def is_ambiguous(self, name: str) -> bool:
         """Whether several files keep a symbol of that name to themselves."""
-        found = self._of(name)
+        found = self.named(name)
         return len(found) > 1 and all(self._bind(index) == STB_LOCAL for index in found)
 
     def make_local(self, names: Iterable[str]) -> None:
