@@ -459,9 +459,9 @@ def _told(asked: argparse.Namespace) -> int:
         if not text:
             raise CommandError(f"{files[0].path}: holds no VMCOREINFO")
     else:
-        from crashpy.opening.log import log_text
+        from crashpy.vmcore.memory import memory_of
 
-        text = log_text(files)
+        text = log_of(memory_of(files))
     if not target:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -469,6 +469,22 @@ def _told(asked: argparse.Namespace) -> int:
     with _filled(_sink(Path(target), files, asked)) as sink:
         sink.write(0, text.encode())
     return 0
+
+
+def log_of(memory: Memory) -> str:
+    """The kernel's log. Raises CommandError where it cannot be read."""
+    from crashpy.vmcore.log import log_text
+
+    if memory.translates and memory.info:
+        return log_text(memory)  # not by drgn, which a damaged VMCOREINFO may kill
+    try:  # where we know no page tables: with drgn, if that is there
+        from crashpy.opening.log import log_text as drgn_log_text
+
+        return drgn_log_text(memory.files)
+    except CommandError:
+        raise
+    except Exception as error:  # whatever a damaged dump leads to
+        raise CommandError(f"the kernel's log cannot be read: {error}") from error
 
 
 def recognised(path: str, *, ordered: bool = True) -> Vmcore:

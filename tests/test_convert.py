@@ -712,3 +712,21 @@ def test_the_command_line_knows_the_verbs(verb, capsys):
     with pytest.raises(SystemExit):
         main([verb, "--help"])
     assert f"crashpy {verb}" in capsys.readouterr().out
+
+
+def test_the_log_of_a_dump_with_damaged_vmcoreinfo(sample, tmp_path):
+    """It is read, or one sentence says why not."""
+    data = Path(sample).read_bytes()
+    start, end = data.index(b"OSRELEASE="), data.index(b"\nOFFSET(printk_info")
+    path = tmp_path / "vmcore"
+    chance = random.Random(2)
+    statuses = set()
+    for _ in range(12):
+        damaged = bytearray(data)
+        for _ in range(40):
+            damaged[chance.randrange(start, end + 500)] = chance.choice(b"0123456789abc()=\n\xff")
+        path.write_bytes(damaged)
+        status, said = sentences(["convert", "--dmesg", str(path)])
+        statuses.add(status)
+        assert status == 0 or said.count("\n") == 1
+    assert 1 in statuses

@@ -176,24 +176,16 @@ class Saving:
 
     def _save_log(self, target: Target, folder: str) -> str:
         """What became of the kernel's log."""
+        from crashpy.convert import log_of
+
         if not self.plan.dmesg:
             return SKIPPED
         try:
-            text = self._log_text()
+            text = log_of(self.memory)
         except Exception as error:  # noqa: BLE001  a damaged log must not cost the dump
             return f"failed: {error}"
         target.store(f"{folder}/{LOG}", text.encode(errors="surrogateescape"))
         return SAVED
-
-    def _log_text(self) -> str:
-        from crashpy.vmcore.log import log_text
-
-        try:
-            return log_text(self.memory)
-        except CommandError:  # machines other than x86-64: with drgn, which may not be there
-            from crashpy.opening.log import log_text as drgn_log_text
-
-            return drgn_log_text([self.core, *self.others])
 
     def _save_dump(self, target: Target, folder: str, level: int) -> int:
         """Pages that could not be read from the core."""

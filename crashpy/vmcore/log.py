@@ -7,12 +7,12 @@ import struct
 from collections.abc import Iterator
 
 from crashpy.command import CommandError
-from crashpy.vmcore.memory import Memory, Unmapped
+from crashpy.vmcore.memory import Memory, Unmapped, damaged
 
 # printk_ringbuffer.h: the two high bits of prb_desc.state_var
 COMMITTED, FINALIZED = 1, 2
 ID_MASK = (1 << 62) - 1
-MOST_RECORDS, MOST_BYTES = 1 << 24, 1 << 31
+MOST_RECORDS, MOST_BYTES = 24, 31  # as powers of two
 PAGE = 4096
 
 
@@ -28,6 +28,8 @@ def log_text(memory: Memory) -> str:
         return "".join(_line(nanoseconds, text) for nanoseconds, text in records)
     except Unmapped as error:
         raise CommandError(f"the kernel's log cannot be read: {error}") from None
+    except (struct.error, ZeroDivisionError, MemoryError):
+        raise CommandError("the kernel's log, or what VMCOREINFO says of it, is damaged") from None
 
 
 def _line(nanoseconds: int, raw: bytes) -> str:
@@ -51,6 +53,8 @@ class _Fields:
 
     def size(self, name: str) -> int:
         found = self._memory.size(name)
+        if found is not None and not 0 < found <= PAGE:
+            raise damaged(self._memory.vmcore, f"SIZE({name})={found}")
         if found is None:
             raise CommandError(f"VMCOREINFO lacks SIZE({name}): the log cannot be read")
         return found
@@ -90,10 +94,11 @@ def _lockless(memory: Memory) -> Iterator[tuple[int, bytes]]:
     descs = ring + get.at("printk_ringbuffer.desc_ring")
     texts = ring + get.at("printk_ringbuffer.text_data_ring")
     counter = get.at("atomic_long_t.counter")
-    count = 1 << get.number(descs + get.at("prb_desc_ring.count_bits"))
-    text_size = 1 << get.number(texts + get.at("prb_data_ring.size_bits"))
-    if count > MOST_RECORDS or text_size > MOST_BYTES:
+    count_bits = get.number(descs + get.at("prb_desc_ring.count_bits"))
+    size_bits = get.number(texts + get.at("prb_data_ring.size_bits"))
+    if count_bits > MOST_RECORDS or size_bits > MOST_BYTES:
         raise CommandError("the kernel's log is damaged")
+    count, text_size = 1 << count_bits, 1 << size_bits
     head = get.word(descs + get.at("prb_desc_ring.head_id") + counter) & ID_MASK
     tail = get.word(descs + get.at("prb_desc_ring.tail_id") + counter) & ID_MASK
     desc_size, info_size = get.size("prb_desc"), get.size("printk_info")
@@ -129,7 +134,7 @@ def _records(memory: Memory) -> Iterator[tuple[int, bytes]]:
     """The buffer of Linux 3.5 to 5.9: records of different lengths, one after the other."""
     get = _Fields(memory)
     size = get.number(get.symbol("log_buf_len"))
-    if size > MOST_BYTES:
+    if size > 1 << MOST_BYTES:
         raise CommandError("the kernel's log is damaged")
     data = _holed(memory, get.word(get.symbol("log_buf")), size)
     at, end = (get.number(get.symbol(name)) for name in ("log_first_idx", "log_next_idx"))

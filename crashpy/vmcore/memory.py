@@ -165,6 +165,12 @@ class Memory:
 
     # Kernel virtual addresses
 
+    @property
+    def translates(self) -> bool:
+        """Whether this machine's page tables can be read."""
+        ours = self.vmcore.machine in ("x86_64", "aarch64")
+        return ours and self.vmcore.bits == 64 and self.vmcore.order == "<"
+
     @cached_property
     def _paging(self) -> _Paging:
         top = self.symbol("init_top_pgt") or self.symbol("swapper_pg_dir")
