@@ -321,6 +321,7 @@ save_ssh() {
   readme | on_server "umask 077 && cat >'$there/README.txt'" || return 1
   dmesg_status='skipped' vmcore_status='skipped'
   if [ -n "$DMESG" ]; then
+    rm -f /run/crashpy/dmesg
     makedumpfile --dump-dmesg "$VMCORE" /run/crashpy/dmesg >>"$LOG" 2>&1 &&
       on_server "umask 077; cat >'$there/dmesg'" </run/crashpy/dmesg
     dmesg_status=$(became "$?")
