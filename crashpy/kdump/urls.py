@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from crashpy.command import CommandError
 
 ALIASES = {"scp": "sftp", "smb": "cifs"}
+IN_USER = "@!$&'()*+,;=\\ "  # of a user's name as it is shown: what parse() takes as it is
 PROTOCOLS = ("file", "ftp", "sftp", "ssh", "nfs", "cifs")
 
 
@@ -25,20 +26,37 @@ class Url:
     share: str = ""  # cifs
 
     def __str__(self) -> str:
+        return self._spelled(quote(self.user, safe=IN_USER))
+
+    def with_password(self) -> str:
+        """As parse() reads it."""
+        if self.password is None:
+            return str(self)
+        return self._spelled(f"{quote(self.user, safe='')}:{quote(self.password, safe='')}")
+
+    def _spelled(self, login: str) -> str:
         if self.protocol == "file":
             return self.path
-        user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"
         share = f"/{self.share}" if self.share else ""
-        return f"{self.protocol}://{user}{host}{port}{share}{self.path}"
+        path = f"{share}{self.path}".replace("%", "%25")
+        return f"{self.protocol}://{login}{'@' if login else ''}{host}{port}{path}"
+
+
+# LOGIN@HOST:PORT before the first slash: the path may hold `@` and `:` as it likes.
+_HOST = r"(?P<host>\[[^\]/@]*\]|[\w.-]+)"
+_PLAIN = re.compile(rf"(?:(?P<login>[^/]*)@)?{_HOST}(?::(?P<port>\d*))?(?P<path>/.*)?", re.DOTALL)
+# A password that holds a slash: up to the last `@` that a host follows.
+_SLASHED = re.compile(rf"(?P<login>.*)@{_HOST}(?::(?P<port>\d*))?(?P<path>/.*)?", re.DOTALL)
 
 
 def parse(text: str) -> Url:
     """Raises CommandError, never with the password in it.
 
-    User and password may hold %XX; a password may hold `@`, `:` and `/` as they are, as
-    kdump's own parser took the last `@` and the first `:`. IPv6 addresses stand in brackets.
+    User and password may hold %XX; a password may hold `@` and `:` as they are, as kdump's
+    own parser took the last `@` before the path and the first `:`; and `/`, where no host
+    could stand before it. IPv6 addresses stand in brackets.
     """
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", text, re.DOTALL)
     if not found:
@@ -51,35 +69,25 @@ def parse(text: str) -> Url:
         raise CommandError(f"{found[1]}: no such protocol: one of {', '.join(PROTOCOLS)}")
     if protocol == "file":
         if not rest.startswith("/"):
-            raise CommandError(f"{text}: file:// needs an absolute path: file:///var/crash")
+            raise CommandError("file:// needs an absolute path: file:///var/crash")
         return Url("file", _folder(rest))
-    # The path may hold `@`, too: what stands before the last one that a host follows.
-    user, password = "", None
-    login = re.match(r"(.*)@(\[[^\]/@]*\]|[^/@:]+)(:\d*)?(/|$)", rest, re.DOTALL)
-    slash = rest.find("/")
-    if login and (slash < 0 or "@" in rest[:slash] or ":" in rest[:slash]):
-        user, colon, secret = login[1].partition(":")
-        # user:80/p@th is host:port and a path, not a login
-        if colon and re.match(r"\d*/", secret) and "@" not in rest[:slash]:
-            user = ""
-        else:
-            password = unquote(secret) if colon else None
-            rest = rest[len(login[1]) + 1 :]
-    place = re.match(r"(\[[^\]/]*\]|[^/:]*)(?::(\d*))?(/.*)?$", rest, re.DOTALL)
-    if not place or not place[1].strip("[]"):
+    place = _PLAIN.fullmatch(rest) or (_SLASHED.fullmatch(rest) if ":" in rest else None)
+    if not place or not place["host"].strip("[]"):
         raise CommandError(f"{protocol}: no host, or a wrong port: {protocol}://HOST[:PORT]/PATH")
-    if place[2] and not 0 < int(place[2]) < 65536:
-        raise CommandError(f"{protocol}: no such port: {place[2]}")
-    host, port = place[1].strip("[]"), int(place[2]) if place[2] else None
-    path, share = _folder(unquote(place[3] or "/")), ""
+    if place["port"] and not 0 < int(place["port"]) < 65536:
+        raise CommandError(f"{protocol}: no such port: {place['port']}")
+    user, colon, secret = (place["login"] or "").partition(":")
+    port = int(place["port"]) if place["port"] else None
+    path, share = _folder(unquote(place["path"] or "/")), ""
     if protocol == "cifs":
         share, _, below = path.strip("/").partition("/")
         if not share:
             raise CommandError("cifs: no share: cifs://HOST/SHARE/PATH")
         path = f"/{below}" if below else ""
-    if protocol == "sftp" or protocol == "ssh":
+    if protocol in ("sftp", "ssh"):
         user = user or "root"
-    return Url(protocol, path, host, port, unquote(user), password, share)
+    password = unquote(secret) if colon else None
+    return Url(protocol, path, place["host"].strip("[]"), port, unquote(user), password, share)
 
 
 def _folder(path: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import quote
 
 from crashpy.kdump.size import parse_values
 from crashpy.kdump.system import Refused
@@ -164,7 +163,4 @@ device = like(r"(/dev/|(PART)?(UUID|LABEL)=)\S+", "/dev/NAME, UUID=... or LABEL=
 
 def spelled(url: Url) -> str:
     """A URL with its password, as parse() reads it."""
-    if url.password is None:
-        return str(url)
-    secret = quote(url.password, safe="")
-    return str(url).replace(f"{url.user}@", f"{quote(url.user, safe='')}:{secret}@", 1)
+    return url.with_password()
