@@ -664,6 +664,33 @@ def test_fetch_what_was_damaged(run: Run, there: Path, tmp_path: Path) -> None:
     assert "pages cannot be read" in err
 
 
+def test_fetch_takes_no_dump_away(run: Run, there: Path, tmp_path: Path) -> None:
+    """Neither the one it is to fetch, where it is, nor another one that has its name."""
+    _, out, _ = run("save", CORE, there)
+    source = Path(out.strip())
+    damaged = bytearray((source / "vmcore").read_bytes())
+    damaged[-100] ^= 1
+    (source / "vmcore").write_bytes(damaged)
+    status, _, err = run("save", "fetch", source, there)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "is the dump that is to be fetched" in err
+    assert (source / "vmcore").read_bytes() == damaged
+
+    here = tmp_path / source.name
+    here.mkdir()
+    (here / "vmcore").write_bytes(b"another")
+    (here / "README.txt").write_text("an older one")
+    status, _, err = run("save", "fetch", source, tmp_path)
+    assert status == 1
+    assert "vmcore: another dump is there, or a damaged one" in err
+    assert (here / "vmcore").read_bytes() == b"another"
+    (here / "vmcore").unlink()
+    damaged[-100] ^= 1
+    (source / "vmcore").write_bytes(damaged)
+    assert run("save", "fetch", source, tmp_path)[0] == 0
+    assert (here / "README.txt").read_bytes() == (source / "README.txt").read_bytes()
+
+
 def test_fetch_needs_a_complete_dump(run: Run, there: Path, tmp_path: Path) -> None:
     (there / "vmcore-incomplete").write_bytes(b"x")
     status, _, err = run("save", "fetch", there, tmp_path)

@@ -49,6 +49,9 @@ def fetch(target: Target, here: Path, *, quiet: bool = False, verify: bool = Tru
     dumps = [entry for entry in files if kind(entry.name) == "dump"]
     if not dumps:
         raise CommandError(f"{target.url}: no complete dump there")
+    source = target.local("")
+    if source and here.exists() and source.samefile(here):
+        raise CommandError(f"{here}: is the dump that is to be fetched: name another folder")
     here.mkdir(0o700, parents=True, exist_ok=True)
     noted = any(entry.name == sums.NAME for entry in files)
     expected = sums.parse(b"".join(target.read(sums.NAME))) if noted else {}
@@ -84,7 +87,8 @@ def _fetch(target: Target, entry: Entry, path: Path, expected: str | None, *, qu
     if path.exists() and size in (None, path.stat().st_size):
         if expected in (None, sums.digest_of(path)):
             return
-        path.unlink()  # of another dump, or damaged
+    if path.exists() and kind(path.name) == "dump":
+        raise CommandError(f"{path}: another dump is there, or a damaged one: move it away")
     path.parent.mkdir(0o700, exist_ok=True)
     draft = path.with_name(path.name + INCOMPLETE)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
