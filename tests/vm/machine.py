@@ -27,6 +27,9 @@ from crashpy.kdump.system import System
 READY = "MACHINE-READY\n"
 HOST = "10.0.2.2"  # this machine's loopback, as the guest's network shows it
 BOOT_SECONDS = 200
+# With a thread for each CPU one may run into the breakpoint by which another is patching the
+# kernel's code, when the other is done with it already: the kernel panics, now and then.
+ACCELERATOR = "tcg,thread=single"
 CAPTURE_SECONDS = 400
 
 TOOLS = {
@@ -220,7 +223,7 @@ class Machine:
         socket_path = folder / "line"
         command = [
             "qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35",
-            "-cpu", "max,-avx512f", "-accel", "tcg,thread=multi",
+            "-cpu", "max,-avx512f", "-accel", ACCELERATOR,
             "-smp", str(cpus), "-m", str(memory_mib),
             "-kernel", str(kernel.image), "-initrd", str(initrd),
             "-append", f"console=ttyS0 crashkernel={crashkernel} net.ifnames=0",
