@@ -18,7 +18,7 @@ from crashpy.command import CommandError
 from crashpy.kdump import report
 from crashpy.kdump.capture import capture, image, parts
 from crashpy.kdump.capture.cpio import Archive
-from crashpy.kdump.capture.disks import disk_of
+from crashpy.kdump.capture.disks import disk_of, of_partition
 from crashpy.kdump.capture.engine import choose
 from crashpy.kdump.capture.memory import MEASURED, need_mib
 from crashpy.kdump.plan import SavePlan
@@ -212,6 +212,12 @@ def test_what_the_shell_reads_is_quoted():
         ('KDUMP_SAVEDIR="$HOME"\n', (), "computed by the shell"),
         ('KDUMP_SAVEDIR="nfs://h/x"\nKDUMP_NETCONFIG="eth0:static"\n', (), "name the address"),
         ('KDUMP_SAVEDIR="nfs://h/x"\nKDUMP_NETCONFIG="eth0:auto6"\n', (), "IPv4 only"),
+        ("", ("--kernel", "../../etc"), "a release such as 6.1.0-9-amd64, not a path"),
+        ("", ("--timeout", "-5"), "--timeout -5: a dump takes longer than 30 seconds"),
+        ("", ("--disk", "sda"), "--disk sda: /dev/NAME, UUID=... or LABEL=..., and :FILESYSTEM"),
+        ("", ("--ip", "10.0.2.300::10.0.2.2:255.0.0.0::eth0:none"), "CLIENT::GATEWAY:NETMASK::"),
+        ("", ("--ip", "eth0"), "--ip eth0: CLIENT::GATEWAY:NETMASK::CARD:none, CARD:dhcp or dhcp"),
+        ("", ("--module", "no"), f"no: Linux {RELEASE} has no such module"),
     ],
 )
 def test_what_cannot_be_built(tree, tmp_path, capsys, text, words, sentence):
@@ -219,6 +225,35 @@ def test_what_cannot_be_built(tree, tmp_path, capsys, text, words, sentence):
     assert build(tree, tmp_path / "initrd", "--engine", "makedumpfile", *words) == 3
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "initrd").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [(".", "it is a folder: name a file"), ("gone/initrd", "gone/initrd: No such file or direct")],
+)
+def test_where_no_image_can_be_written(tree, tmp_path, capsys, name, sentence):
+    configured(tree, 'KDUMP_SAVEDIR="ssh://root@192.0.2.1/x"\n')
+    before = sorted(tmp_path.rglob("*"))
+    assert build(tree, tmp_path / name, "--engine", "makedumpfile") == 3
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_partition_is_found_by_its_file_system(tree):
+    system = System(tree)
+    for name in ("by-partuuid/p1", "by-uuid/u1"):
+        link = tree / "dev/disk" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to("../../sda1")
+    (tree / "dev/sda1").write_text("")
+    assert of_partition(system, "PARTUUID=p1") == "UUID=u1"
+    (tree / "dev/disk/by-uuid/u1").unlink()
+    assert of_partition(system, "PARTUUID=p1") == "/dev/sda1"
+    assert of_partition(system, "/dev/sdb1") == "/dev/sdb1"
+    with pytest.raises(Refused, match="PARTLABEL=x: there is no /dev/disk/by-partlabel/x"):
+        of_partition(system, "PARTLABEL=x")
 
 
 def test_no_image_is_half_written(tree, tmp_path, monkeypatch):

@@ -87,6 +87,18 @@ def _octal(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
+def of_partition(system: System, device: str) -> str:
+    """PARTUUID= and PARTLABEL= by a name that the environment can look up."""
+    kind, _, name = device.partition("=")
+    if kind not in ("PARTUUID", "PARTLABEL"):
+        return device
+    link = f"/dev/disk/by-{kind.lower()}/{name}"
+    if not system.exists(link):
+        raise Refused(f"{device}: there is no {link}: name the file system by UUID=")
+    found = _lasting(system, link)
+    return found if found != link else f"/{system.path(link).relative_to(system.root)}"
+
+
 def _lasting(system: System, device: str) -> str:
     """A name that is the same when disks are found in another order."""
     if device.startswith("/dev/"):

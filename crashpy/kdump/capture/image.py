@@ -20,7 +20,7 @@ from pathlib import Path
 from crashpy.command import CommandError
 from crashpy.kdump.capture import parts
 from crashpy.kdump.capture.cpio import CONSOLE, Archive
-from crashpy.kdump.capture.disks import Disk, disk_of
+from crashpy.kdump.capture.disks import Disk, disk_of, of_partition
 from crashpy.kdump.capture.engine import Engine, choose
 from crashpy.kdump.config import Config
 from crashpy.kdump.plan import SavePlan, save_plan
@@ -42,6 +42,7 @@ DRIVERS = {
     "disk": r"kernel/drivers/(block|scsi|ata|nvme|md|virtio|message|mmc|xen|hv|usb/storage)/",
     "network": r"kernel/drivers/(net|virtio|xen|hv|dma|ptp|pps)/",
 }
+LEAST_SECONDS = 30
 BUSYBOX = ("echo", "logger", "sh", "sleep", "sync", "true")  # it has these
 SHARES = {
     "nfs": ("nfsv4", "nfsv3", "nfs"),
@@ -108,11 +109,16 @@ class _Parcel:
         self.release = wanted.release or system.release or ""
         if not self.release:
             raise Refused("which kernel the image is for is not known: give --kernel RELEASE")
+        _sensible(wanted)
         self.engine = choose(wanted.engine, self.plan, self.release)
         self.disk = _disk(system, self.plan, wanted, assembled=assembled)
         self.modules = parts.Modules.read(system, self.release)
         own = _filesystem_modules(self.plan, self.disk, self.modules)
-        self.loaded = [*own, *wanted.modules, *_own_modules(self.config)]
+        more = [*wanted.modules, *_own_modules(self.config)]
+        for name in more:
+            if not self.modules.knows(name):
+                raise Refused(f"{name}: Linux {self.release} has no such module")
+        self.loaded = [*own, *more]
 
     def wanted_modules(self) -> list[str]:
         system = self.config.system
@@ -131,8 +137,39 @@ class _Parcel:
         archive.file(CONFIGURATION, shell(settings), 0o600)
 
 
+def _sensible(wanted: Wanted) -> None:
+    """What the environment could only trip over when it is too late."""
+    if not re.fullmatch(r"[\w.+~-]*", wanted.release):
+        raise Refused(f"--kernel {wanted.release}: a release such as 6.1.0-9-amd64, not a path")
+    if wanted.timeout_seconds < LEAST_SECONDS:
+        raise Refused(
+            f"--timeout {wanted.timeout_seconds}: a dump takes longer than {LEAST_SECONDS} seconds"
+        )
+    if wanted.disk and not re.fullmatch(r"(/dev/|UUID=|LABEL=)[^\s:]+(:\w+)?", wanted.disk):
+        raise Refused(f"--disk {wanted.disk}: /dev/NAME, UUID=... or LABEL=..., and :FILESYSTEM")
+    words = wanted.network.split(":")
+    if wanted.network and not (
+        words in (["dhcp"], ["auto"], ["any"])
+        or (len(words) == 2 and all(words))
+        or (4 <= len(words) <= 10 and _is_ipv4(words[0]))
+    ):
+        raise Refused(
+            f"--ip {wanted.network}: CLIENT::GATEWAY:NETMASK::CARD:none, CARD:dhcp or dhcp"
+        )
+
+
+def _is_ipv4(text: str) -> bool:
+    parts = text.split(".")
+    return len(parts) == 4 and all(part.isdecimal() and int(part) < 256 for part in parts)
+
+
 def _write(archive: Archive, out: Path, packing: str) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)  # mode 0600
+    if out.is_dir():
+        raise Refused(f"{out}: it is a folder: name a file")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)  # mode 0600
+    except OSError as error:
+        raise Refused(f"{out}: {error.strerror}") from None
     draft = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -252,7 +289,7 @@ def _disk(system: System, plan: SavePlan, wanted: Wanted, *, assembled: bool) ->
         filesystem, _, device = plan.device.partition(" ")
         if filesystem == "raw":
             raise Refused("a raw partition is written by the distribution's kdump alone")
-        return Disk(device, filesystem, path, plan.mount_options)
+        return Disk(of_partition(system, device), filesystem, path, plan.mount_options)
     return disk_of(system, path, assembled=assembled)
 
 

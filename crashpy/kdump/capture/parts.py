@@ -101,6 +101,9 @@ class Modules:
     def has(self, name: str) -> bool:
         return name.replace("-", "_") in self.by_name or name.replace("-", "_") in self.builtin
 
+    def knows(self, name: str) -> bool:
+        return self.has(name) or name.replace("-", "_") in self.aliases
+
     def add(self, archive: Archive, release: str, names: Iterable[str]) -> list[str]:
         """Put modules into an archive, unpacked, with the lists that modprobe reads."""
         chosen = self.closure(names)
