@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,36 @@ def test_what_a_target_does(places: Places, protocol: str) -> None:
         assert target.names("d") == ["large"]
         target.remove_folder("d")
         assert target.names() == names
+
+
+@pytest.mark.parametrize("protocol", [p for p in PROTOCOLS if p != "cifs"])
+def test_names_that_are_no_utf8(places: Places, protocol: str) -> None:
+    """Somebody else's must not keep a dump from being saved beside it."""
+    where = places[protocol]
+    name = "\udcff'\udce4 ü"
+    below = where.server.seen() / name
+    with opened(where) as target:
+        target.make_folder(name)
+        assert below.is_dir()
+        assert name in target.names()
+        target.make_folder(f"{name}/d")
+        target.store(f"{name}/d/{name}", b"hello")
+        assert target.names(f"{name}/d") == [name]
+        assert target.size(f"{name}/d/{name}") == 5
+        assert b"".join(target.read(f"{name}/d/{name}")) == b"hello"
+        assert (below / "d" / name).read_bytes() == b"hello"
+    url = parse(where.url())
+    with open_target(replace(url, path=f"{url.path}/{name}"), where.login) as target:
+        assert target.names() == ["d"]
+        assert parse(str(target.url)) == replace(target.url, password=None)
+        target.remove_folder("d")
+        assert target.names() == []
+
+
+def test_line_breaks_are_no_commands(places: Places) -> None:
+    where = places["ftp"]
+    for url in (where.url("open%0AQUIT"), where.url(password=None).replace("@", ":a%0D%0Ab@")):
+        assert "line breaks" in refusal(url, where.login)
 
 
 @pytest.mark.parametrize("protocol", ["sftp", "cifs", "nfs"])

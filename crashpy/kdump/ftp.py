@@ -6,6 +6,7 @@ import contextlib
 import ftplib
 import getpass
 import posixpath
+import re
 import socket
 import ssl
 from collections.abc import Generator
@@ -47,6 +48,7 @@ class FtpTarget(Target):
         super().__init__(url)
         self._ftp = _Tls(context=ssl.create_default_context()) if login.tls else ftplib.FTP()
         self._ftp.timeout = PATIENCE
+        self._ftp.encoding = "latin-1"  # every byte there is: see _wire()
         try:
             self._log_in(login)
         except BaseException:
@@ -60,6 +62,8 @@ class FtpTarget(Target):
         password = url.password if url.password is not None else login.password
         if not user:
             user, password = "anonymous", f"{getpass.getuser()}@{socket.gethostname()}"
+        if re.search(r"[\r\n]", f"{url.path}{user}{password}"):
+            raise CommandError("FTP has no line breaks in names and passwords")
         try:
             ftp.connect(url.host, url.port or 21)
             if isinstance(ftp, ftplib.FTP_TLS):
@@ -69,22 +73,25 @@ class FtpTarget(Target):
         except ftplib.Error as error:
             raise CommandError(f"the server refuses: {_said(error)}") from None
         try:
-            ftp.login(user, password or "")
+            ftp.login(_wire(user), _wire(password or ""))
         except ftplib.error_perm:
             raise CommandError("wrong user or password") from None
         if isinstance(ftp, ftplib.FTP_TLS):
             ftp.prot_p()
         try:
-            ftp.cwd(url.path)
+            ftp.cwd(self.path(""))
         except ftplib.error_perm:
             raise CommandError("no such folder, or no permission") from None
         ftp.voidcmd("TYPE I")
+
+    def path(self, relative: str) -> str:
+        return _wire(super().path(relative))
 
     @explained
     def entries(self, folder: str = "") -> list[Entry]:
         self._asked("cwd", self.path(folder))  # LIST takes options, but then no blanks
         lines: list[str] = []
-        self._ftp.retrlines("LIST -a", lines.append)
+        self._ftp.retrlines("LIST -a", lambda line: lines.append(_from_wire(line)))
         return sorted(parse_listing(lines), key=lambda entry: entry.name)
 
     @explained
@@ -117,7 +124,8 @@ class FtpTarget(Target):
         try:
             getattr(self._ftp, what)(*paths)
         except ftplib.Error as error:
-            raise CommandError(f"{posixpath.basename(paths[0])}: {_said(error)}") from None
+            name = _from_wire(posixpath.basename(paths[0]))
+            raise CommandError(f"{name}: {_said(error)}") from None
 
     @explained
     def _stream(self, file: str) -> _FtpStream:
@@ -155,7 +163,8 @@ class _FtpStream:
         try:
             self._data = ftp.transfercmd(f"STOR {path}")
         except ftplib.Error as error:
-            raise CommandError(f"{posixpath.basename(path)}: {_said(error)}") from None
+            name = _from_wire(posixpath.basename(path))
+            raise CommandError(f"{name}: {_said(error)}") from None
         self._data.settimeout(PATIENCE)
         self._sent = 0
 
@@ -190,7 +199,7 @@ class _FtpStream:
             raise NoRoom(f"the server could not write: {_said(error)}") from None
         there = self._ftp.size(self._path)
         if there is not None and there != self._sent:
-            name = posixpath.basename(self._path)
+            name = _from_wire(posixpath.basename(self._path))
             raise CommandError(f"the server has {there} of {self._sent} bytes of {name}")
         with contextlib.suppress(ftplib.error_perm):
             self._ftp.sendcmd(f"SITE CHMOD 600 {self._path}")
@@ -203,7 +212,16 @@ class _FtpStream:
                 self._ftp.delete(self._path)
 
 
+def _wire(text: str) -> str:
+    """UTF-8, or whatever bytes a name has, as ftplib shall see them: a character each."""
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _from_wire(text: str) -> str:
+    return text.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
 def _said(error: ftplib.Error) -> str:
     """A server's answer without its number."""
-    text = str(error).strip().splitlines()[0]
+    text = _from_wire(str(error)).strip().splitlines()[0]
     return text[4:].rstrip(".") if text[:3].isdigit() else text

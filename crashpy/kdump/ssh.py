@@ -11,7 +11,7 @@ import os
 import posixpath
 import shlex
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from crashpy.command import CommandError
@@ -149,30 +149,39 @@ class SftpTarget(Target):
         assert channel is not None
         channel.settimeout(PATIENCE)
         try:
-            mode = self._sftp.stat(self.url.path).st_mode
+            mode = self._sftp.stat(self._bytes("")).st_mode
         except FileNotFoundError:
             raise CommandError("no such folder") from None
         if not stat.S_ISDIR(mode or 0):
             raise CommandError("is no folder")
 
+    def _bytes(self, relative: str) -> bytes:
+        """The path as the server has it: names there may be no UTF-8."""
+        return self.path(relative).encode("utf-8", "surrogateescape")
+
     @explained
     def entries(self, folder: str = "") -> list[Entry]:
+        path = self._bytes(folder)
+        try:
+            attributes = self._sftp.listdir_attr(path)  # type: ignore[arg-type]
+            listed = [(told.filename, told) for told in attributes]
+        except UnicodeDecodeError:
+            listed = [*_listed(self._sftp, path)]
         found = [
-            Entry(entry.filename, kind_of(entry.st_mode), entry.st_size, entry.st_mtime)
-            for entry in self._sftp.listdir_attr(self.path(folder))
+            Entry(name, kind_of(told.st_mode), told.st_size, told.st_mtime) for name, told in listed
         ]
         return sorted(found, key=lambda entry: entry.name)
 
     @explained
     def size(self, file: str) -> int | None:
         try:
-            return self._sftp.stat(self.path(file)).st_size
+            return self._sftp.stat(self._bytes(file)).st_size
         except FileNotFoundError:
             return None
 
     @explained
     def free(self) -> int | None:
-        answer = _extended(self._sftp, "statvfs@openssh.com", self.url.path)
+        answer = _extended(self._sftp, "statvfs@openssh.com", self._bytes(""))
         if answer is None:
             return None
         fields = [answer.get_int64() for _ in range(5)]
@@ -180,26 +189,26 @@ class SftpTarget(Target):
 
     @explained
     def make_folder(self, folder: str) -> None:
-        self._sftp.mkdir(self.path(folder), 0o700)
+        self._sftp.mkdir(self._bytes(folder), 0o700)
 
     @explained
     def rename(self, old: str, new: str) -> None:
-        self._sftp.posix_rename(self.path(old), self.path(new))
+        self._sftp.posix_rename(self._bytes(old), self._bytes(new))
 
     @explained
     def remove(self, file: str) -> None:
-        self._sftp.remove(self.path(file))
+        self._sftp.remove(self._bytes(file))
 
     @explained
     def _remove_empty(self, folder: str) -> None:
-        self._sftp.rmdir(self.path(folder))
+        self._sftp.rmdir(self._bytes(folder))
 
     @explained
     def _sink(self, file: str) -> _SftpSink:
-        return _SftpSink(self.url, self._sftp, self.path(file))
+        return _SftpSink(self.url, self._sftp, self._bytes(file))
 
     def _read(self, file: str, offset: int, most: int | None) -> Generator[bytes, None, None]:
-        with explaining(self.url), self._sftp.open(self.path(file), "rb") as source:
+        with explaining(self.url), self._sftp.open(self._bytes(file), "rb") as source:
             end = source.stat().st_size or 0
             end = end if most is None else min(end, offset + most)
             # paramiko asks for pieces in a thread that dies noisily with the connection
@@ -224,6 +233,27 @@ def _quiet(call: Any) -> Callable[..., None]:
     return quietly
 
 
+def _listed(
+    sftp: paramiko.SFTPClient, folder: bytes
+) -> Iterator[tuple[str, paramiko.SFTPAttributes]]:
+    """As listdir_attr(), where a name is no UTF-8: paramiko has no public way to such."""
+    from paramiko import SFTPAttributes
+    from paramiko.sftp import CMD_CLOSE, CMD_OPENDIR, CMD_READDIR
+
+    ask: Callable[..., tuple[int, Any]] = sftp._request  # type: ignore[attr-defined]
+    _, answer = ask(CMD_OPENDIR, folder)
+    handle = answer.get_binary()
+    with contextlib.suppress(EOFError):  # the server's word for the end of the list
+        while True:
+            _, answer = ask(CMD_READDIR, handle)
+            for _ in range(answer.get_int()):
+                raw, _ = answer.get_binary(), answer.get_binary()
+                told = SFTPAttributes._from_msg(answer)  # type: ignore[attr-defined]
+                if raw not in (b".", b".."):
+                    yield raw.decode("utf-8", "surrogateescape"), told
+    ask(CMD_CLOSE, handle)
+
+
 def _extended(sftp: paramiko.SFTPClient, name: str, *arguments: Any) -> Any:
     """OpenSSH's extensions of SFTP; None where the server, or paramiko, lacks them."""
     import paramiko
@@ -238,7 +268,7 @@ def _extended(sftp: paramiko.SFTPClient, name: str, *arguments: Any) -> Any:
 
 
 class _SftpSink:
-    def __init__(self, url: Url, sftp: paramiko.SFTPClient, path: str) -> None:
+    def __init__(self, url: Url, sftp: paramiko.SFTPClient, path: bytes) -> None:
         self.url = url
         self._sftp, self._path = sftp, path
         self._file = sftp.open(path, "wb")
@@ -364,7 +394,8 @@ class _Shell:
         channel = transport.open_session(timeout=PATIENCE)
         channel.settimeout(patience or PATIENCE)
         script = command.format(*map(shlex.quote, paths))
-        channel.exec_command(f"sh -c {shlex.quote(script)}")  # whatever the user's shell is
+        command = f"sh -c {shlex.quote(script)}"  # whatever the user's shell is
+        channel.exec_command(command.encode("utf-8", "surrogateescape"))
         return channel
 
     def ended(self, channel: paramiko.Channel, otherwise: str = "") -> None:

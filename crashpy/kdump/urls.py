@@ -10,6 +10,7 @@ from crashpy.command import CommandError
 
 ALIASES = {"scp": "sftp", "smb": "cifs"}
 IN_USER = "@!$&'()*+,;=\\ "  # of a user's name as it is shown: what parse() takes as it is
+ODD_IN_PATH = re.compile(r"[%\x00-\x1f\x7f\udc80-\udcff]")  # bytes that are no UTF-8, too
 PROTOCOLS = ("file", "ftp", "sftp", "ssh", "nfs", "cifs")
 
 
@@ -40,7 +41,7 @@ class Url:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port is None else f":{self.port}"
         share = f"/{self.share}" if self.share else ""
-        path = f"{share}{self.path}".replace("%", "%25")
+        path = ODD_IN_PATH.sub(_quoted, f"{share}{self.path}")
         return f"{self.protocol}://{login}{'@' if login else ''}{host}{port}{path}"
 
 
@@ -78,7 +79,7 @@ def parse(text: str) -> Url:
         raise CommandError(f"{protocol}: no such port: {place['port']}")
     user, colon, secret = (place["login"] or "").partition(":")
     port = int(place["port"]) if place["port"] else None
-    path, share = _folder(unquote(place["path"] or "/")), ""
+    path, share = _folder(unquote(place["path"] or "/", errors="surrogateescape")), ""
     if protocol == "cifs":
         share, _, below = path.strip("/").partition("/")
         if not share:
@@ -88,6 +89,10 @@ def parse(text: str) -> Url:
         user = user or "root"
     password = unquote(secret) if colon else None
     return Url(protocol, path, place["host"].strip("[]"), port, unquote(user), password, share)
+
+
+def _quoted(found: re.Match[str]) -> str:
+    return quote(found[0], errors="surrogateescape")
 
 
 def _folder(path: str) -> str:
