@@ -80,20 +80,26 @@ def told(verb: str) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """kill(1) must not leave a mount or half a dump behind."""
+    """kill(1), or a terminal that goes, must not leave a mount or half a dump behind."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN  # as nohup wants it
+    ]
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = {number: signal.signal(number, stop) for number in numbers}
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _save(asked: argparse.Namespace) -> None:

@@ -381,7 +381,7 @@ def test_incomplete_dump_may_be_kept(
     assert recognised(str(draft)).incomplete
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped(
     run: Run, there: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -392,6 +392,19 @@ def test_stopped(
     assert complaint(run("save", CORE, there)) == "interrupted"
     assert "vmcore status: failed: interrupted" in next(there.glob("*/README.txt")).read_text()
     assert not list(there.glob("*/vmcore*"))
+
+
+def test_a_terminal_that_goes_is_no_matter_under_nohup(
+    run: Run, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        crashpy.convert, "progress_line", lambda *_: lambda *_: os.kill(os.getpid(), signal.SIGHUP)
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run("save", "-q", CORE, there)[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # Cores that are not what they should be
@@ -485,6 +498,23 @@ def test_split_core(run: Run, there: Path, tmp_path: Path) -> None:
     (dump,) = there.glob("*/vmcore")
     assert whole(dump)
     assert not recognised(str(dump)).split
+    shutil.rmtree(dump.parent)
+    assert run("save", "-q", parts[1], there)[0] == 0  # the other one is found beside it
+    (dump,) = there.glob("*/vmcore")
+    assert whole(dump)
+
+
+def test_split_core_that_lacks_a_file(run: Run, there: Path, tmp_path: Path) -> None:
+    """It costs no old dump, and says what is lost."""
+    assert run("convert", "-q", "-c", "--split", "3", CORE, tmp_path / "part")[0] == 0
+    old = there / "2020-01-02-03-04"
+    old.mkdir()
+    (old / "vmcore").write_bytes(CORE.read_bytes())
+    answer = run("save", "--keep", "-1", tmp_path / "part.1", tmp_path / "part.3", there)
+    assert answer[0] == 1
+    assert re.search(r"\d+ pages could not be read; the others are saved in", answer[2])
+    assert old.exists()
+    assert "two dumps" in complaint(run("save", CORE, CORE.parent / "vmcore-abba", there))
 
 
 # Words and settings
@@ -748,15 +778,42 @@ def test_killed_while_it_fetches(
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_fetch_refused(places: Places, protocol: str, run: Run, tmp_path: Path) -> None:
     where = places[protocol]
-    urls = [where.url("missing")]
-    if protocol != "nfs":
-        urls.append(where.url(password="wr0ng"))
-    for url in urls:
-        status, out, err = run("save", "fetch", *where.options, url, tmp_path)
+    here = tmp_path / "here"
+
+    def asked(url: str, *options: str) -> str:
+        status, out, err = run("save", "fetch", *(options or where.options), url, here)
         assert (status, out, err.count("\n")) == (1, "", 1)
-        assert re.search("wrong user|no such folder|No such file", err)
         assert "wr0ng" not in err
-    assert not list(tmp_path.iterdir())
+        assert not list(here.rglob("*"))
+        return err
+
+    assert re.search("no such folder|No such file", asked(where.url("missing")))
+    if protocol != "nfs":
+        assert "wrong user" in asked(where.url(password="wr0ng"))
+    if protocol in ("sftp", "ssh"):
+        assert "not known" in asked(where.url(), "--known-hosts", os.devnull)
+        servers._run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "k"))
+        other = (tmp_path / "k.pub").read_text()
+        assert "not the one" in asked(where.url(), "--host-key", other)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_fetch_what_may_not_be_read(
+    places: Places, protocol: str, run: Run, tmp_path: Path
+) -> None:
+    """root's alone; on the NFS export where root is nobody."""
+    where = places[protocol]
+    top = where.server.seen() / "2020-01-02-03-04"
+    top.mkdir()
+    top.chmod(0o755)
+    shutil.copy(CORE, top / "vmcore")
+    (top / "vmcore").chmod(0o600)
+    folder = "closed" if protocol == "nfs" else "open"
+    url = f"{where.url(folder)}/{top.name}"
+    status, out, err = run("save", "fetch", *where.options, url, tmp_path)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert re.search("ermission denied|Failed to open file", err)
+    assert not list(tmp_path.rglob("vmcore"))
 
 
 def test_fetch_onto_a_full_disk(run: Run, there: Path, tmp_path: Path) -> None:

@@ -84,11 +84,12 @@ def _plain(name: str) -> bool:
 def _fetch(target: Target, entry: Entry, path: Path, expected: str | None, *, quiet: bool) -> None:
     """One file, under a name of its own until it is whole."""
     size = entry.size_bytes
-    if path.exists() and size in (None, path.stat().st_size):
-        if expected in (None, sums.digest_of(path)):
+    if path.exists():
+        same = size in (None, path.stat().st_size)
+        if same and expected in (None, sums.digest_of(path)):
             return
-    if path.exists() and kind(path.name) == "dump":
-        raise CommandError(f"{path}: another dump is there, or a damaged one: move it away")
+        if kind(path.name) == "dump":
+            raise CommandError(f"{path}: another dump is there, or a damaged one: move it away")
     path.parent.mkdir(0o700, exist_ok=True)
     draft = path.with_name(path.name + INCOMPLETE)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

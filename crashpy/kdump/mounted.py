@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from crashpy.command import CommandError
+from crashpy.kdump.logins import environment
 from crashpy.kdump.targets import FileTarget, Login, Target, explaining
 from crashpy.kdump.urls import Url
 
@@ -96,6 +97,7 @@ class MountedTarget(FileTarget):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            env=environment(),
             check=False,
         )
         if not done.returncode:

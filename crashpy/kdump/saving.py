@@ -196,15 +196,15 @@ class Saving:
         else:
             lost = self._filter(target, draft, ledger, level)
         try:
-            total = self._verify(target, draft, ledger, whole=not lost) if self.verify else ""
+            if self.verify:
+                total = self._verify(target, draft, ledger, whole=not lost)
+                target.store(f"{folder}/{sums.NAME}", sums.text({DUMP: total}).encode())
             target.rename(draft, file)
         except BaseException:
             if not self.keep_incomplete:
                 with contextlib.suppress(CommandError):
                     target.remove(draft)
             raise
-        if total:
-            target.store(f"{folder}/{sums.NAME}", sums.text({DUMP: total}).encode())
         return lost
 
     def _filter(self, target: Target, file: str, ledger: Ledger, level: int) -> int:
