@@ -49,6 +49,8 @@ def convert(words: Sequence[str]) -> int:
     except CommandError as error:
         return _complain("convert", str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not asked.flattened:
+            raise  # whoever read our words has enough: the program's affair
         out = "standard output" if asked.flattened or len(asked.paths) == 1 else asked.paths[-1]
         return _complain("convert", f"{error.filename or out}: {error.strerror}")
     except KeyboardInterrupt:

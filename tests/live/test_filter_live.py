@@ -13,6 +13,7 @@ choose, and both of their bitmaps must be equal. CRASHPY_FUZZ_ROUNDS sets how of
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crashpy.vmcore.estimate import estimate
 from crashpy.vmcore.filter import Filter
 from crashpy.vmcore.memory import memory_of
 from crashpy.vmcore.recognise import recognise
@@ -115,6 +117,30 @@ def test_the_workloads_have_pages_of_every_kind(name):
     if memory.number("PG_hwpoison") is None:
         expected.add("hwpoison")
     assert lacking == expected, found
+
+
+def test_an_estimate_counts_what_makedumpfile_counts(dump, makedumpfile, tmp_path):
+    """Class by class; what its totals count are not the pages it writes."""
+    words = [makedumpfile, "-l", "-d", "31", "--message-level", "16", dump, tmp_path / "reference"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True)
+    theirs = {
+        name.strip(): int(count, 16)
+        for name, count in re.findall(r"^ +([A-Z][\w -]+?) *: 0x([0-9a-f]+)$", said.stdout, re.M)
+    }
+    memory = memory_of([recognise(str(dump))])
+    found = estimate(memory)
+    memory.vmcore.close()
+    ours = found.classes
+    wanted = {
+        "Pages filled with zero": ours["zero"],
+        "Non-private cache pages": ours["cache"],
+        "Private cache pages": ours["private cache"],
+        "User process data pages": ours["user"] + ours["hugetlb"],
+        "Free pages": ours["free"],
+        "Hwpoison pages": ours["hwpoison"],
+        "Offline pages": ours["offline"],
+    }
+    assert {name: theirs[name] for name in wanted} == wanted
 
 
 class StructPages:
