@@ -488,13 +488,52 @@ def test_grubby_that_does_nothing_is_found_out(tree):
         bootloader.plan(tree.system, ["256M"]).carry_out(tree.system)
 
 
+def test_grubby_with_two_values(tree):
+    tree.machine()
+    tree.tool("grubby", "echo 'args=\"ro\"'")
+    with pytest.raises(Refused, match="grubby keeps one crashkernel= alone, not crashkernel=1G,hi"):
+        bootloader.plan(tree.system, ["1G,high", "72M,low"])
+
+
+# As pbl does: one option may be two words, and of two it tells the last.
+PBL = """
+case $1 in
+  --get-option) tr ' ' '\\n' <$ROOT/set | tail -n 1;;
+  --add-option) echo "$2" >$ROOT/set;;
+  --del-option) echo >$ROOT/set;;
+esac
+"""
+
+
 def test_pbl(tree):
     tree.machine()
-    tree.write("/etc/sysconfig/bootloader", 'LOADER_TYPE="grub2"\n')
-    tree.tool("pbl", 'case $1 in --get-option) cat $ROOT/set;; *) echo "$2" > $ROOT/set;; esac')
+    tree.write("/etc/sysconfig/bootloader", 'LOADER_TYPE="systemd-boot"\n')
+    tree.write("/etc/default/grub", GRUB)  # of a boot loader that was there before
+    tree.write("/set", "")
+    tree.tool("pbl", PBL)
     bootloader.plan(tree.system, ["300M,high", "72M,low"]).carry_out(tree.system)
     option = "crashkernel=300M,high crashkernel=72M,low"
     assert f"pbl --add-option {option} --config" in tree.ran
+    assert tree.read("/set") == f"{option}\n"
+    bootloader.plan(tree.system, []).carry_out(tree.system)
+    assert tree.ran[-2:] == [
+        "pbl --del-option crashkernel --config",
+        "pbl --get-option crashkernel",
+    ]
+
+
+@pytest.mark.parametrize("loader", ['LOADER_TYPE="grub2-efi"\n', "LOADER_TYPE=grub2\n", ""])
+def test_pbl_with_grub(grub, loader):
+    grub.write("/etc/sysconfig/bootloader", loader)
+    grub.write("/etc/default/grub", GRUB.replace("splash", "splash crashkernel=1G"))
+    grub.tool("pbl", MKCONFIG)
+    (grub.root / "usr/sbin/update-grub").unlink()
+    bootloader.plan(grub.system, ["300M,high", "72M,low"]).carry_out(grub.system)
+    assert grub.ran == ["pbl --config"]
+    assert "splash crashkernel=300M,high crashkernel=72M,low" in grub.read("/etc/default/grub")
+    assert bootloader.plan(grub.system, ["300M,high", "72M,low"]).empty
+    bootloader.plan(grub.system, []).carry_out(grub.system)
+    assert grub.read("/etc/default/grub") == GRUB
 
 
 @pytest.fixture

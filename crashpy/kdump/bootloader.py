@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from crashpy.kdump.documents import ShellFile
 from crashpy.kdump.plan import Edit, Plan
 from crashpy.kdump.size import parse_values
 from crashpy.kdump.system import Refused, System
@@ -93,17 +94,23 @@ def plan(system: System, values: Sequence[str]) -> Plan:
     return made
 
 
-# SUSE: pbl knows all of its boot loaders.
+# SUSE: pbl knows all of its boot loaders, but tells only the last of several values: where
+# it works on GRUB's defaults, they are changed as without it.
 
 
 def _pbl(system: System, change: Change) -> Plan:
+    named = ShellFile("", system.read("/etc/sysconfig/bootloader") or "").get("LOADER_TYPE")
+    if system.exists(GRUB) and (named is None or named.value in ("grub2", "grub2-efi")):
+        return _grub(system, change, ("pbl", "--config"))
     option = ("--add-option", change.words) if change.values else ("--del-option", "crashkernel")
 
     def check(system: System) -> None:
-        said = system.run(["pbl", "--get-option", "crashkernel"])
-        _compare("pbl", _values(said), change)
+        said = _values(system.run(["pbl", "--get-option", "crashkernel"]))
+        _compare("pbl", said, Change(change.values[-1:] if len(said) == 1 else change.values))
 
-    old = _values(_quietly(system, ["pbl", "--get-option", "crashkernel"]))
+    told = _values(_quietly(system, ["pbl", "--get-option", "crashkernel"]))
+    known = current(system)
+    old = known if known[-1:] == told[-1:] else told
     if old == [*change.values]:
         return Plan()
     command: tuple[str, ...] = ("pbl", *option, "--config")
@@ -134,6 +141,12 @@ def _compare(who: str, found: Sequence[str], change: Change) -> None:
 
 
 def _grubby(system: System, change: Change) -> Plan:
+    if len(change.values) > 1:
+        raise Refused(
+            f"grubby keeps one crashkernel= alone, not {change.words}: with SIZE,high the kernel"
+            " reserves what it needs below 4 GiB by itself"
+        )
+
     def entries(system: System) -> list[list[str]]:
         said = system.run(["grubby", "--info=ALL"])
         return [_values(line) for line in said.splitlines() if line.startswith("args=")]
@@ -205,7 +218,7 @@ def _together(texts: Mapping[str, str]) -> list[str]:
     return _values(" ".join(lines.values()))
 
 
-def _grub(system: System, change: Change) -> Plan:
+def _grub(system: System, change: Change, make: tuple[str, ...] = ()) -> Plan:
     old = {name: system.read(name) for name in _grub_files(system)}
     texts = {name: text or "" for name, text in old.items()}
     edits = [Edit(n, old[n], new) for n, new in _changed(texts, change).items() if new != texts[n]]
@@ -215,7 +228,9 @@ def _grub(system: System, change: Change) -> Plan:
     )
     if not edits and (config is None or _booted(system, config) == [*change.values]):
         return Plan()
-    if system.tool("update-grub"):
+    if make:
+        made.commands.append(make)
+    elif system.tool("update-grub"):
         made.commands.append(("update-grub",))
     else:
         tool = next((t for t in ("grub2-mkconfig", "grub-mkconfig") if system.tool(t)), None)
