@@ -416,8 +416,10 @@ def test_a_missing_tool(tree, capsys, words, damage, sentence):
 @pytest.fixture
 def others(tmp_path):
     """Every folder above the tree lets others pass."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    for parent in (tmp_path, *tmp_path.parents):
+        mode = parent.stat().st_mode
+        if parent.owner() == tmp_path.owner() and not mode & 0o001:
+            parent.chmod(mode | 0o011)
 
 
 @dataclasses.dataclass
