@@ -595,10 +595,15 @@ class Failing:
         return self._read(fd, what, at)
 
 
-@pytest.mark.parametrize("form", ["-c", "-E"])
+@pytest.mark.parametrize("form", ["-c", "-E", "flattened"])
 def test_a_disk_that_fails_costs_one_page(sample, tmp_path, monkeypatch, form, capsys):
     source, target = tmp_path / "source", tmp_path / "rest"
-    assert convert([form, sample, str(source)]) == 0
+    if form == "flattened":
+        assert convert(["-E", sample, str(target)]) == 0
+        forms.flattened(target, source, step=1 << 22)
+        target.unlink()
+    else:
+        assert convert([form, sample, str(source)]) == 0
     bad = source.stat().st_size * 2 // 3
     for name in ("pread", "preadv"):
         monkeypatch.setattr(os, name, Failing(getattr(os, name), bad))

@@ -16,7 +16,7 @@ import pytest
 import servers
 from mailservers import DOMAIN, Postfix
 
-from crashpy.kdump import notify
+from crashpy.kdump import logins, notify
 from crashpy.kdump.inventory import dumps_below
 from crashpy.kdump.report import SAVED, Report, readme
 from crashpy.kdump.system import System
@@ -521,6 +521,7 @@ def test_what_looks_into_the_dump_knows_no_password(
     monkeypatch.setattr("subprocess.run", record)
     words = ("--to", "a@x.test", "--user", "me", "--dry-run")
     monkeypatch.setenv(notify.PASSWORD, SECRET)
+    monkeypatch.setenv(logins.PASSWORD, SECRET)
     assert run(tmp_path, *words)[0] == 0
     assert seen
     assert SECRET not in "".join(seen)

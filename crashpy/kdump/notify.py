@@ -31,6 +31,7 @@ from crashpy.kdump import report
 from crashpy.kdump.config import Config
 from crashpy.kdump.inventory import SavedDump, dumps_below, panic_in, read_text
 from crashpy.kdump.layouts import NOTIFIED, README
+from crashpy.kdump.logins import environment
 from crashpy.kdump.plan import Mail, save_plan
 from crashpy.kdump.system import System
 from crashpy.kdump.targets import Target, reason
@@ -161,14 +162,14 @@ def _crashpy(place: Target, dump: SavedDump, *options: str) -> str:
         return "(the dump is on another machine: it was not looked into)"
     if options[0] == "--log":
         paths = paths[:1]
-    environment = {k: v for k, v in os.environ.items() if k not in (PASSWORD, "DEBUGINFOD_URLS")}
+    own = (PASSWORD, "DEBUGINFOD_URLS")
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "crashpy", *options, *paths],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=BT_SECONDS,
-            env=environment,
+            env={name: value for name, value in environment().items() if name not in own},
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -19,7 +19,7 @@ import numpy as np
 
 from crashpy.command import CommandError
 from crashpy.vmcore.elf import PT_LOAD, Segment
-from crashpy.vmcore.files import FlattenedFile, overlay
+from crashpy.vmcore.files import Bytes, FlattenedFile, overlay
 from crashpy.vmcore.kdump import DESCRIPTOR, KdumpHeader
 from crashpy.vmcore.recognise import Vmcore
 from crashpy.vmcore.unpack import unpacker
@@ -279,16 +279,16 @@ class ElfMemory(Memory):
         for a, b, at in zip(starts, ends, where[starts].tolist(), strict=True):
             target = flat[a * size : b * size]
             got = 0
-            if at >= 0 and flattened:
-                data = file.read(at, (b - a) * size)
-                got = len(data)
-                target[:got] = np.frombuffer(data, np.uint8)
-            elif at >= 0:
-                try:
+            try:
+                if at >= 0 and flattened:
+                    data = file.read(at, (b - a) * size)
+                    got = len(data)
+                    target[:got] = np.frombuffer(data, np.uint8)
+                elif at >= 0:
                     got = _read_fully(file.fd, target, at)
-                except OSError:  # memory or a disk that fails: what of it can be read?
-                    good[a:b] = _read_each(file.fd, target, size, at)
-                    continue
+            except OSError:  # memory or a disk that fails: what of it can be read?
+                good[a:b] = _read_each(file, target, size, at)
+                continue
             if got < len(target):
                 target[got:] = 0
                 good[a + got // size : b] = False
@@ -354,17 +354,16 @@ def _read_fully(fd: int, target: Pages, at: int) -> int:
     return got
 
 
-def _read_each(fd: int, target: Pages, size: int, at: int) -> list[bool]:
+def _read_each(file: Bytes, target: Pages, size: int, at: int) -> list[bool]:
     """Page by page; those that cannot be read become zero."""
     good = []
     for start in range(0, len(target), size):
-        page = target[start : start + size]
-        got = 0
+        data = b""
         with contextlib.suppress(OSError):
-            got = _read_fully(fd, page, at + start)
-        if got < size:
-            page[:] = 0
-        good.append(got == size)
+            data = file.read(at + start, size)
+        good.append(len(data) == size)
+        whole = data if good[-1] else bytes(size)
+        target[start : start + size] = np.frombuffer(whole, np.uint8)
     return good
 
 
