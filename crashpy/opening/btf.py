@@ -129,7 +129,7 @@ class Btf:
         """Raises BtfError where the header or a record makes no sense.
 
         `shapes` tells, by ``structure.member`` or the variable, which arrays are arrays of
-        arrays: what writes BTF (pahole) makes [16] of [4][2][2].
+        arrays, of which what writes BTF (pahole) makes [16] of [4][2][2], and which are [0].
         """
         if len(blob) < 24:
             raise BtfError("no BTF: too short")
@@ -385,7 +385,7 @@ class Btf:
             if kind_flag:
                 offset, bits = offset & 0xFFFFFF, offset >> 24
             name = self._string(words[at]) if words[at] else None
-            flexible = at == last and not is_union
+            flexible = at == last and items > 1 and not is_union
             shape = shapes.get(f"{tag}.{name}", ())
             yield TypeMember(self._member(words[at + 1], bits, flexible, shape), name, offset)
 
@@ -409,7 +409,7 @@ class Btf:
         """An array of as many elements as one of the shapes has, in that shape."""
         type_ = self.type(number)
         for shape in shapes:
-            if type_.kind == TypeKind.ARRAY and type_.length == prod(shape):
+            if type_.kind == TypeKind.ARRAY and (type_.length or 0) == prod(shape):
                 type_ = type_.type
                 for length in reversed(shape):
                     type_ = self._prog.array_type(type_, length)
@@ -417,7 +417,7 @@ class Btf:
         return type_
 
     def _never_flexible(self, number: int) -> Type:
-        """[0] and a flexible [], which only a structure's last member can be, look alike."""
+        """[0] and a flexible [], which only the last of several members can be, look alike."""
         type_ = self.type(number)
         if type_.kind == TypeKind.ARRAY and type_.length is None:
             return self._prog.array_type(type_.type, 0)

@@ -6,7 +6,8 @@ The variables are those that all files of a kernel may use, those of one file (s
 whose name is no other's in any of the kernels, and those whose names stand as strings in
 crashpy's and drgn's sources. Arrays are written with the enumerator that gives their
 length where one does, so that a table serves kernels it was not made from. The shapes are
-those of arrays of arrays in structures, and of per-CPU variables.
+those of arrays of arrays in structures, and of per-CPU variables; and [0] of a structure's
+last member, which BTF does not tell from [].
 
 The same kernels and sources make the same files.
 """
@@ -47,6 +48,7 @@ LENGTHS = {
     "linux_banner": "",  # one file declares it so, another one defines it
 }
 LONG = 8  # letters of a name
+FLEXIBLE: list[int] = []  # the shape of []
 # Read by drgn's C code, so that no Python source names them.
 ALSO = {
     "init_pid_ns", "modules", "__per_cpu_offset", "crash_notes", "panic_cpu", "nr_cpu_ids",
@@ -166,15 +168,15 @@ def arrays(prog: Program, path: str) -> dict[str, list[int]]:
         with suppress(LookupError):
             lengths, _ = _lengths(prog.variable(name).type_)
             if len(lengths) > 1:
-                found[name] = lengths
+                found[name] = [length or 0 for length in lengths]
     return found
 
 
-def _lengths(type_: Type) -> tuple[list[int], Type]:
+def _lengths(type_: Type) -> tuple[list[int | None], Type]:
     """Those of an array of arrays, and what it is of."""
     lengths = []
     while type_.kind == TypeKind.ARRAY:
-        lengths.append(type_.length or 0)
+        lengths.append(type_.length)
         type_ = type_.type
     return lengths, type_
 
@@ -183,10 +185,15 @@ def _arrays_in(type_: Type, depth: int = 8) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     if type_.kind not in (TypeKind.STRUCT, TypeKind.UNION):
         return found
-    for member in type_.members or ():
+    members = type_.members or ()
+    last = members[-1] if type_.kind == TypeKind.STRUCT and type_.tag and members else None
+    for member in members:
         lengths, inner = _lengths(member.type)
+        name = f"{type_.tag or ''}.{member.name}"
         if len(lengths) > 1:
-            found[f"{type_.tag or ''}.{member.name}"] = lengths
+            found[name] = [length or 0 for length in lengths]
+        elif member is last and lengths in ([0], [None]):
+            found[name] = [0] if lengths == [0] else FLEXIBLE
         if depth and inner.kind in (TypeKind.STRUCT, TypeKind.UNION) and not inner.tag:
             found |= _arrays_in(inner, depth - 1)
     return found
@@ -208,7 +215,7 @@ def tables(paths: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[l
             _add(types, name, text)
         for name, lengths in arrays(prog, path).items():
             _add(shapes, name, lengths)
-    return types, shapes
+    return types, {name: known for name, known in shapes.items() if FLEXIBLE not in known}
 
 
 def main(paths: list[str]) -> int:

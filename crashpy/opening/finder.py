@@ -34,7 +34,11 @@ def declarations() -> dict[str, list[str]]:
 
 
 def shapes() -> dict[str, list[list[int]]]:
-    """``structure.member`` or per-CPU variable -> the lengths an array of arrays has had."""
+    """What BTF does not tell of arrays.
+
+    ``structure.member`` or per-CPU variable -> the lengths an array of arrays has had, or
+    [0] for a structure's last member that is not [].
+    """
     found: dict[str, list[list[int]]] = _data("shapes.json")
     return found
 

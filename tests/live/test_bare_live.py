@@ -5,6 +5,7 @@
 Writes what is not explained to live-bare-DUMP.txt in the folder of the dumps.
 """
 
+import re
 import subprocess
 import sys
 import time
@@ -83,12 +84,13 @@ def _peak_mib(vmcore, lines):
     """Memory of a session at most: with its banner, or of these command lines."""
     commands = [word for line in lines for word in ("-c", line)]
     words = ["--no_crashrc", "--debuginfo", "btf", *commands, str(vmcore)]
+    # Not getrusage(): a program begins with what the one that started it had at most.
     script = (
-        "import resource, sys; from crashpy.cli import main;"
+        "import sys; from pathlib import Path; from crashpy.cli import main;"
         f"main({words!r});"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        "print(Path('/proc/self/status').read_text(), file=sys.stderr)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True, input="exit\n"
     )
-    return int(ran.stderr.split()[-1]) / 1024
+    return int(re.search(r"VmHWM:\s*(\d+) kB", ran.stderr)[1]) / 1024
