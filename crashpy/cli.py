@@ -65,7 +65,7 @@ OPTIONS = (
     ("--mod", "DIR", "look for modules with debug information in DIR"),
     ("--debuginfo", "auto|dwarf|btf", "where types come from: vmlinux, or the dump's own BTF"),
     ("--kallsyms", "FILE", "a System.map, for a dump without vmlinux that hides its symbols"),
-    ("--log", "VMCORE", "the kernel's log, and leave; nothing but the dump is needed"),
+    ("--log", "VMCORE...", "the kernel's log, and leave; nothing but the dump is needed"),
     ("--zero_excluded", "", "pages that the dump lacks read as zero"),
     ("--offline", "show|hide", "what commands do about CPUs that are offline"),
     ("--hex", "", "numbers are hexadecimal, whatever a startup file says"),
@@ -223,7 +223,7 @@ def _main(wanted: Arguments) -> int:
         if option in wanted:
             return _vmcoreinfo(wanted.last(option) or "", key)
     if path := wanted.last("--log"):
-        return _log(path)
+        return _log([path, *wanted.files])
     settings = _settings(wanted)
     startup: list[tuple[Path, list[str]]] = []
     if "--no_crashrc" not in wanted:
@@ -259,11 +259,12 @@ def _main(wanted: Arguments) -> int:
     return 1 if "--strict" in wanted and session.failures else 0
 
 
-def _log(path: str) -> int:
-    from crashpy.convert import recognised
-    from crashpy.opening.log import log_text
+def _log(paths: Sequence[str]) -> int:
+    from crashpy.convert import log_of
+    from crashpy.opening.paths import split_set
+    from crashpy.vmcore.memory import memory_of
 
-    sys.stdout.write(log_text([recognised(path)]))
+    sys.stdout.write(log_of(memory_of(split_set(paths))))
     return 0
 
 

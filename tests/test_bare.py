@@ -129,6 +129,31 @@ def test_a_kernel_named_is_not_asked_where_btf_is_wanted() -> None:
     assert dump.kernel == str(KERNEL)
 
 
+def test_a_source_of_types_that_there_is_not() -> None:
+    with pytest.raises(OpeningError, match="debuginfo=ctf: not one of auto, dwarf, btf"):
+        crashpy.open(SAMPLE, debuginfo="ctf")
+
+
+def test_the_log_of_a_split_set(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """All of its files are read, in whatever order they are named, or one is."""
+    parts = forms.split(SAMPLE, [tmp_path / f"part{i}" for i in range(3)])
+    logs = []
+    for files in ([SAMPLE], parts, parts[::-1], parts[1:2]):
+        assert main(["--log", *map(str, files)]) == 0
+        logs.append(capfd.readouterr().out)
+    assert "Linux version 6.12.117-sample" in logs[0]
+    assert set(logs) == {logs[0]}
+
+
+def test_a_log_that_cannot_be_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = SAMPLE.read_bytes().replace(b"SYMBOL(prb)=", b"SYMBOL(pbr)=")
+    (tmp_path / "vmcore").write_bytes(data)
+    assert main(["--log", str(tmp_path / "vmcore")]) == 1
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert shown.err == "crashpy: VMCOREINFO does not tell where the kernel's log is\n"
+
+
 # Damage: an overlay on the dump's memory. Each says in a sentence what is wrong.
 
 Overlay = tuple[int, int, Callable[[int, int], bytes]]  # from, bytes, what is read there

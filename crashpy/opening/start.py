@@ -17,9 +17,13 @@ from crashpy.opening.program import load, start
 from crashpy.opening.search import find_debug_file, find_kernel
 from crashpy.vmcore.recognise import Vmcore
 
+SOURCES = ("auto", "dwarf", "btf")  # OpenOptions.debuginfo
+
 
 def open_named(paths: Sequence[str], options: OpenOptions) -> Dump:
     """crashpy.opening.open_dump()."""
+    if options.debuginfo not in SOURCES:
+        raise OpeningError(f"debuginfo={options.debuginfo}: not one of {', '.join(SOURCES)}")
     try:
         named = naming.sort_out(paths)
         if named.maps and not options.kallsyms:
