@@ -24,7 +24,8 @@ BAD_VALUES = {
         ("ftp://h:99999/x", "ftp: no such port: 99999"),
         ("ssh://h:22x/y", "ssh: no host, or a wrong port: ssh://HOST[:PORT]/PATH"),
         ("cifs://h", "cifs: no share: cifs://HOST/SHARE/PATH"),
-        ("/a /b", "a target holds no blank: write %20"),
+        ("/a /b", "a target holds no blank: kdump's own scripts would take it for two"),
+        ("ssh://h/a b", "a target holds no blank: write %20"),
         ("/a\tb", LONG),
     ],
     "level": [

@@ -1063,6 +1063,18 @@ def test_configure_writes_and_shows_no_password(tree, capsys, monkeypatch):
     assert Config.read(tree.system).get("target").value == url
 
 
+@pytest.mark.parametrize("key", ["smtp-password", "target", "KDUMP_SMTP_PASSWORD"])
+def test_no_answer_takes_no_password_away(tree, capsys, monkeypatch, key):
+    tree.suse('KDUMP_SAVEDIR="ftp://joe:leise@h/x"\nKDUMP_SMTP_PASSWORD="geheim"\n')
+    before = tree.read("/etc/sysconfig/kdump")
+    monkeypatch.setattr(sys.stdin, "readline", lambda: "", raising=False)
+    assert tree.setup("configure", "--yes", f"{key}=-") == 3
+    assert capsys.readouterr().err == (
+        f"crashpy setup configure: {key}: nothing was given; {key}= is the default\n"
+    )
+    assert tree.read("/etc/sysconfig/kdump") == before
+
+
 @pytest.mark.parametrize(
     ("settings", "note"),
     [

@@ -85,8 +85,12 @@ def _mode(system: System, name: str) -> int:
 
 def _password(name: str) -> str:
     if sys.stdin.isatty():
-        return getpass.getpass(f"{name}: ")
-    return sys.stdin.readline().rstrip("\n")
+        given = getpass.getpass(f"{name}: ")
+    else:
+        given = sys.stdin.readline().rstrip("\r\n")
+    if not given:
+        raise Refused(f"{name}: nothing was given; {name}= is the default")
+    return given
 
 
 def _keys(config: Config) -> Iterable[str]:
