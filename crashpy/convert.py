@@ -134,15 +134,16 @@ def _whole_set(files: list[Vmcore]) -> list[Vmcore]:
 def _verified(files: Sequence[Vmcore]) -> bool:
     """Say what is wrong with a dump, and what is not; whether something is."""
     name = files[0].path if len(files) == 1 else " ".join(file.path for file in files)
+    remarks: list[str] = []
     try:
-        findings = [*_changed(files), *check(files)]
+        findings = [*_changed(files), *check(files, remarks)]
     except CommandError as error:
         findings = [str(error)]
     except OSError as error:
         findings = [error.strerror or "cannot be read"]
     for file in files:
         file.close()
-    _verdict(name, findings or ["whole: every page can be read"])
+    _verdict(name, [*(findings or ["whole: every page can be read"]), *remarks])
     if findings:
         from crashpy.usable import usable
 
@@ -175,12 +176,14 @@ def _set_of(file: Vmcore) -> tuple[object, ...]:
     return header.timestamp, header.max_mapnr, header.utsname, header.dump_level, header.vmcoreinfo
 
 
-def check(files: Sequence[Vmcore]) -> list[str]:
-    """What is wrong with a dump, a sentence each; nothing when it is whole."""
+def check(files: Sequence[Vmcore], remarks: list[str] | None = None) -> list[str]:
+    """What is wrong with a dump, a sentence each; nothing when it is whole.
+
+    What nobody can tell, though nothing is wrong, is put to the remarks.
+    """
     import numpy as np
 
-    from crashpy.vmcore.filter import Filter
-    from crashpy.vmcore.memory import KdumpMemory, Unmapped, memory_of
+    from crashpy.vmcore.memory import CannotFilter, KdumpMemory, Unmapped, memory_of
     from crashpy.vmcore.write import BATCH
 
     findings = [f"{file.damage}" for file in files if file.damage]
@@ -213,29 +216,43 @@ def check(files: Sequence[Vmcore]) -> list[str]:
     if not stored:
         findings.append("it holds no page at all")
     whole = isinstance(memory, KdumpMemory) and memory.whole
-    if isinstance(memory, KdumpMemory) and memory.level and stored and whole and not lost:
+    if stored and whole and not lost:
         try:
-            wrong = _wrongly_left_out(memory, Filter(memory, memory.level))
+            findings += [sentence] if (sentence := _wrongly_left_out(memory)) else []
+        except CannotFilter as error:
+            remarks = [] if remarks is None else remarks
+            remarks.append(f"what was left out cannot be checked: {error}")
         except (CommandError, Unmapped) as error:
             findings.append(f"what was left out cannot be checked: {error}")
-        else:
-            if wrong:
-                findings.append(
-                    f"{wrong} pages that level {memory.level} keeps are missing: it was filtered by"
-                    " a makedumpfile too old for this kernel; commands that need them will fail"
-                )
     return findings
 
 
-def _wrongly_left_out(memory: Memory, rules: object) -> int:
-    """Pages in use that the dump lacks although its level keeps them."""
+def inherited(memory: Memory) -> str:
+    """What is wrong with all that is made from a filtered dump; empty as far as one can tell."""
+    from crashpy.vmcore.memory import KdumpMemory, Unmapped
+
+    if not (isinstance(memory, KdumpMemory) and memory.whole):
+        return ""
+    try:
+        return _wrongly_left_out(memory)
+    except (CommandError, Unmapped):
+        return ""
+
+
+def _wrongly_left_out(memory: Memory) -> str:
+    """Pages in use that the dump lacks although its level keeps them, in a sentence."""
     from crashpy.vmcore.filter import Filter
 
-    assert isinstance(rules, Filter)
     wrong = 0
-    for first, end, keep in rules.sections():
-        wrong += int((keep & (memory.stored(first, end) ^ 1)).sum())
-    return wrong
+    if memory.level:
+        for first, end, keep in Filter(memory, memory.level, judging=True).sections():
+            wrong += int((keep & (memory.stored(first, end) ^ 1)).sum())
+    if not wrong:
+        return ""
+    return (
+        f"{wrong} pages that level {memory.level} keeps are missing: it was filtered by a"
+        " makedumpfile too old for this kernel; commands that need them will fail"
+    )
 
 
 def _convert(asked: argparse.Namespace) -> int:
@@ -531,11 +548,12 @@ def _finished(
         asked,
         f"{pages} pages, level {selection.level}, {size} bytes in {time.monotonic() - began:.1f} s",
     )
+    if fault := inherited(selection.memory):
+        sys.stderr.write(f"crashpy convert: {selection.memory.vmcore.path}: {fault}\n")
     if lost:
         so = ": zeroes stand for them" if asked.elf else ""
         sys.stderr.write(f"crashpy convert: {lost} pages of the source could not be read{so}\n")
-        return 1
-    return 0
+    return 1 if lost or fault else 0
 
 
 def _say(asked: argparse.Namespace, sentence: str) -> None:

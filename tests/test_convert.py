@@ -364,7 +364,39 @@ def test_a_page_that_the_level_keeps_is_missed(sample, tmp_path, capsys):
     write_kdump(sink, selection, codec("zlib"))
     sink.finish()
     assert verify([str(tmp_path / "vmcore")]) == 1
-    assert f"{len(in_use)} pages that level 31 keeps are missing" in capsys.readouterr().out
+    said = f"{len(in_use)} pages that level 31 keeps are missing"
+    assert said in capsys.readouterr().out
+    # What is made from it has the same fault, and that is said.
+    assert convert(["-z", str(tmp_path / "vmcore"), str(tmp_path / "packed")]) == 1
+    assert said in capsys.readouterr().err
+    assert recognise(str(tmp_path / "packed"))
+    (tmp_path / "saved").mkdir()
+    words = ["save", "-q", "--free", "0", str(tmp_path / "vmcore"), str(tmp_path / "saved")]
+    assert main(words) == 1
+    assert said in capsys.readouterr().err
+    [readme] = (tmp_path / "saved").glob("*/README.txt")
+    assert f"Note: {said}" in readme.read_text()
+    assert (readme.parent / "vmcore").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "remark"),
+    [
+        (b"OFFSET(page.compound_head)", "VMCOREINFO lacks OFFSET(page.compound_head)"),
+        (b"SYMBOL(mem_section)", "VMCOREINFO lacks mem_section"),
+    ],
+)
+def test_what_nobody_can_judge_is_not_called_damaged(sample, tmp_path, capsys, word, remark):
+    """Kernels and machines whose page structures are not known here."""
+    path = tmp_path / "vmcore"
+    data = Path(sample).read_bytes()
+    path.write_bytes(data.replace(word, word.replace(b"e", b"E")))
+    assert verify([str(path)]) == 0
+    whole, more = capsys.readouterr().out.splitlines()
+    assert whole == f"{path}: whole: every page can be read"
+    assert "what was left out cannot be checked" in more
+    assert remark in more
+    assert check([recognise(str(path))]) == []
 
 
 def test_the_log_and_vmcoreinfo_come_alone(sample, opened, capsys):

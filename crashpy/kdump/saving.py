@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,15 +90,17 @@ class Saving:
         except BaseException as error:
             self._tell_failure(target, folder, told, error)
             raise
-        if lost:
-            told = replace(told, notes=(*told.notes, f"{lost} pages could not be read"))
+        faults = [f"{lost} pages could not be read"] if lost else []
+        if lost is not None and self._inherited:
+            faults.append(self._inherited)
+        told = replace(told, notes=(*told.notes, *faults))
         status = SKIPPED if lost is None else SAVED
         self._tell(target, folder, replace(told, vmcore=status, dumped=now()))
-        if lost == 0:  # what is not whole costs no old dump
+        if lost == 0 and not faults:  # what is not whole costs no old dump
             self._delete_old(target, folder)
-        if lost:
+        if faults:
             raise CommandError(
-                f"{self.core.path}: {lost} pages could not be read; the others are saved in"
+                f"{self.core.path}: {'; '.join(faults)}; the others are saved in"
                 f" {self.place(target, folder)}"
             )
         return folder
@@ -105,6 +108,13 @@ class Saving:
     @staticmethod
     def place(target: Target, folder: str) -> str:
         return f"{str(target.url).rstrip('/')}/{folder}"
+
+    @cached_property
+    def _inherited(self) -> str:
+        """What is wrong with the core itself: no reason not to save it."""
+        from crashpy.convert import inherited
+
+        return inherited(self.memory)
 
     # Before
 
@@ -197,7 +207,8 @@ class Saving:
             lost = self._filter(target, draft, ledger, level)
         try:
             if self.verify:
-                total = self._verify(target, draft, ledger, whole=not lost)
+                whole = not (lost or self._inherited)
+                total = self._verify(target, draft, ledger, whole=whole)
                 target.store(f"{folder}/{sums.NAME}", sums.text({DUMP: total}).encode())
             target.rename(draft, file)
         except BaseException:

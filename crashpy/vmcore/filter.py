@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from crashpy.command import CommandError
-from crashpy.vmcore.memory import Memory, Unmapped, damaged
+from crashpy.vmcore.memory import CannotFilter, Memory, Unmapped, damaged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,14 +87,24 @@ class StructPages:
 class Filter:
     """Decides section by section. Needs memory for one section's struct pages only."""
 
-    def __init__(self, memory: Memory, level: int, pages: StructPages | None = None) -> None:
-        """Raises CommandError where VMCOREINFO lacks what the level needs."""
+    def __init__(
+        self,
+        memory: Memory,
+        level: int,
+        pages: StructPages | None = None,
+        *,
+        judging: bool = False,
+    ) -> None:
+        """Raises CommandError where VMCOREINFO lacks what the level needs.
+
+        Not of a dump that was made with it, unless that is to be judged.
+        """
         self.memory = memory
         self.pages = pages or StructPages(memory)
         self.level = Level(level)
         self.tally = Tally()
         # A dump that was made so, and is damaged now, is taken as it is.
-        self._unfiltered = bool(level & ~(memory.level | Level.ZERO))
+        self._unfiltered = judging or bool(level & ~(memory.level | Level.ZERO))
         try:
             # makedumpfile does not look at a page where only zero pages go and no page can
             # be poisoned: then pages that are offline stay, too.
@@ -118,7 +128,7 @@ class Filter:
             columns["compound_head"] = memory.offset("page.compound_info")
         lacking = [f"OFFSET(page.{name})" for name, at in columns.items() if at is None]
         if size is None or lacking:
-            raise CommandError(
+            raise CannotFilter(
                 f"{memory.vmcore.path}: cannot filter: VMCOREINFO lacks"
                 f" {', '.join(lacking) or 'SIZE(page)'}"
             )
@@ -223,7 +233,7 @@ class Filter:
         bits, size = memory.number("SECTION_SIZE_BITS"), memory.size("mem_section")
         root, map_at = memory.symbol("mem_section"), memory.offset("mem_section.section_mem_map")
         if bits is None or size is None or root is None or map_at is None:
-            raise CommandError(
+            raise CannotFilter(
                 f"{memory.vmcore.path}: cannot filter: not a kernel with SPARSEMEM, or VMCOREINFO"
                 " lacks mem_section"
             )

@@ -56,6 +56,10 @@ def damaged(vmcore: Vmcore, what: str) -> CommandError:
     return CommandError(f"{vmcore.path}: its VMCOREINFO is damaged: {what}")
 
 
+class CannotFilter(CommandError):
+    """Nobody knows how this kernel or this machine keeps its pages; nothing is damaged."""
+
+
 class Unmapped(LookupError):
     """A kernel address that the page tables do not map, or whose page the dump lacks."""
 
@@ -175,7 +179,7 @@ class Memory:
     def _paging(self) -> _Paging:
         top = self.symbol("init_top_pgt") or self.symbol("swapper_pg_dir")
         if top is None:
-            raise CommandError(f"{self.vmcore.path}: VMCOREINFO does not tell the page tables")
+            raise CannotFilter(f"{self.vmcore.path}: VMCOREINFO does not tell the page tables")
         if self.vmcore.machine == "x86_64":
             levels = 5 if self.number("pgtable_l5_enabled") else 4
             root = top - KERNEL_MAP + self.phys_base
@@ -184,7 +188,7 @@ class Memory:
         if self.vmcore.machine == "aarch64" and offset is not None and bits is not None:
             shift = self.page_size.bit_length() - 1
             return _Paging(top - offset, shift, bits, 0xFFFFFFFFF000, 0x2, 0)
-        raise CommandError(
+        raise CannotFilter(
             f"{self.vmcore.path}: cannot filter: page tables of {self.vmcore.machine} are not known"
         )
 
