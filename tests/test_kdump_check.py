@@ -6,16 +6,21 @@ concerned; what cannot be known from here says so.
 
 import json
 import os
+import shutil
 import socket
+from pathlib import Path
 
 import pytest
+import servers
 from trees import Tree
 
 from crashpy.kdump import proof
-from crashpy.kdump.check import check
+from crashpy.kdump.check import check, target
 from crashpy.kdump.config import Config
 from crashpy.kdump.system import System
+from crashpy.kdump.urls import parse
 
+OTHER_KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIGa7qXiYWNTPk5BTzIO6UYVBdb4Nlt6qc1Zt8aPDlGQX"
 GRUB_CFG = "menuentry 'x' {\nlinux /vmlinuz-6.1.0-9-amd64 root=/dev/sda1 quiet OPTIONS\n}\n"
 
 
@@ -383,7 +388,11 @@ def connected(tree):
 @pytest.mark.parametrize("protocol", ["ftp", "nfs", "cifs", "ssh", "sftp"])
 def test_a_server_that_does_not_answer(here, protocol):
     port = closed_port()
-    suse(here, f'KDUMP_SAVEDIR="{protocol}://joe:x@127.0.0.1:{port}/share/x"', 'KDUMP_HOST_KEY="x"')
+    suse(
+        here,
+        f'KDUMP_SAVEDIR="{protocol}://joe:x@127.0.0.1:{port}/share/x"',
+        "KDUMP_HOST_KEY=" + OTHER_KEY,
+    )
     here.write("/root/.ssh/id_ed25519", "", 0o600)
     (here.root / "etc/sysconfig/kdump").chmod(0o600)
     findings = [f for f in connected(here) if "by ftp" not in f.what]
@@ -413,6 +422,30 @@ def test_logging_in_is_tried(here, server):
     assert "-o BatchMode=yes" in here.ran[0]
     here.tool("ssh", "exit 0")
     assert connected(here) == []
+
+
+@pytest.mark.parametrize("protocol", ["ssh", "sftp"])
+@pytest.mark.parametrize("trusted", ["known_hosts", "key", "typed key", "*", "another"])
+def test_logging_in_to_a_real_server(here, protocol, trusted):
+    """With the key that the configuration names, and the host key that it trusts."""
+    for tool in ("ssh", "ssh-keygen"):
+        (here.root / "usr/sbin" / tool).symlink_to(shutil.which(tool))
+    with servers.sshd() as started:
+        identity = started.facts["identity"]
+        here.write(identity, Path(identity).read_text(), 0o600)  # ssh takes that of this name
+        key = started.facts["host_key"]
+        words = {"key": key.split()[1], "typed key": key, "*": "*", "another": OTHER_KEY}
+        lines = [f'KDUMP_SAVEDIR="{protocol}://{servers.USER}@127.0.0.1:{started.port}/x"']
+        lines += [f'KDUMP_SSH_IDENTITY="{identity}"']
+        if trusted in words:
+            lines += [f'KDUMP_HOST_KEY="{words[trusted]}"']
+        suse(here, *lines)
+        proven(here)
+        config = Config.read(here.system)
+        findings = [*target.logs_in(config, parse(config.get("target").value))]
+    what = [finding.what for finding in findings]
+    assert len(what) == (trusted in ("known_hosts", "another")), what
+    assert all("Host key verification failed" in text for text in what)
 
 
 def test_a_host_key_that_is_not_known(here, server):

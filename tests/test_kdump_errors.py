@@ -15,6 +15,7 @@ from crashpy.kdump.system import System
 
 LONG = "a value is one line, without control characters"
 NAME = "is not a path that starts with /"
+KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIA=="  # the beginning of one of ed25519
 BAD_VALUES = {
     "target": [
         ("var/crash", "var/crash: neither an absolute path nor PROTOCOL://..."),
@@ -89,7 +90,14 @@ BAD_VALUES = {
     ],
     "net-timeout": [("soon", '"soon" is not a number: it goes from 0 on')],
     "ssh-key": [("id_rsa", f'"id_rsa" {NAME}')],
-    "host-key": [("a\nb", LONG)],
+    "host-key": [
+        ("a\nb", LONG),
+        ("AAAA", '"AAAA" is no host key: its base64 text as in known_hosts, or * for any'),
+        (
+            f"ssh-rsa {KEY}",
+            f'"ssh-rsa {KEY}" is no host key: its base64 text as in known_hosts, or * for any',
+        ),
+    ],
     "host-tag": [("mac", '"mac" is not one of ip, hostname')],
     "smtp-server": [
         ("a b", '"a b" is not HOST or HOST:PORT'),

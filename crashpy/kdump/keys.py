@@ -11,6 +11,7 @@ from crashpy.kdump.values import (
     absolute,
     boolean,
     collector,
+    host_key,
     keep,
     mail,
     network,
@@ -111,7 +112,7 @@ KEYS = {
         Key("network", network, "its network", "auto, or INTERFACE:MODE", default="auto"),
         Key("net-timeout", number(0), "seconds to wait for the network", "a number", default="30"),
         Key("ssh-key", absolute, "the private key to log in with", "a path"),
-        Key("host-key", text, "the key that the server must show", "base64; * for any"),
+        Key("host-key", host_key, "the key that the server must show", "base64; * for any"),
         Key(
             "host-tag",
             one_of("ip", "hostname"),

@@ -5,6 +5,7 @@ Refused says in one sentence what is wrong with it.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 
@@ -155,6 +156,24 @@ def like(pattern: str, example: str) -> Check:
         return value
 
     return check
+
+
+def host_key(value: str) -> str:
+    """As ssh-keyscan(1) prints it behind the host's name, with its type or without; * for any."""
+    if value != "*" and key_type(value) is None:
+        raise Refused(f'"{value}" is no host key: its base64 text as in known_hosts, or * for any')
+    return value
+
+
+def key_type(value: str) -> str | None:
+    """The type that a key's base64 text begins with."""
+    words = text(value).split()
+    try:
+        blob = base64.b64decode(words[-1] if words else "", validate=True)
+        kind = blob[4 : 4 + int.from_bytes(blob[:4], "big")].decode("ascii")
+    except ValueError:
+        return None
+    return kind if words[:-1] in ([], [kind]) and re.fullmatch(r"[\w@.-]+", kind) else None
 
 
 export = like(r"[^\s:/]+:/\S*", "SERVER:/EXPORT")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from crashpy.kdump.layouts import folder_name, kind
 from crashpy.kdump.size import MIB, shown
 from crashpy.kdump.system import Refused, System
 from crashpy.kdump.urls import Url, parse
+from crashpy.kdump.values import key_type
 
 PATIENCE_SECONDS = 3  # for a server to take a connection
 PORTS = {"ftp": 21, "sftp": 22, "ssh": 22, "nfs": 2049, "cifs": 445}
@@ -188,9 +191,14 @@ def logs_in(config: Config, url: Url) -> Iterator[Finding]:
     keys = (named.value or "").split() if named else []
     argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={PATIENCE_SECONDS}"]
     argv += [word for key in keys if system.exists(key) for word in ("-i", key)]
-    argv += ["-p", str(url.port or 22), f"{url.user}@{url.host}", "true"]
+    argv += ["-p", str(url.port or 22)]
+    there = f"{url.user}@{url.host}"
+    # a server for files alone runs no command
+    argv += ["-s", there, "sftp"] if url.protocol == "sftp" else [there, "true"]
+    given = config.get("host-key")
     try:
-        system.run(argv)
+        with _trusting(url, (given.value or "") if given else "") as options:
+            system.run([argv[0], *options, *argv[1:]])
     except Refused as refused:
         yield Finding(
             "error",
@@ -199,6 +207,23 @@ def logs_in(config: Config, url: Url) -> Iterator[Finding]:
             f"`ssh-copy-id -i {keys[0] if keys else '/root/.ssh/id_ed25519'}"
             f" {url.user}@{url.host}`, and log in once by hand",
         )
+
+
+@contextlib.contextmanager
+def _trusting(url: Url, host_key: str) -> Iterator[list[str]]:
+    """ssh's options for the one host key that the configuration names, or for any."""
+    kind = "" if host_key == "*" else key_type(host_key)
+    if kind is None:
+        yield []
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="crashpy-") as known:
+        name = url.host if url.port in (None, 22) else f"[{url.host}]:{url.port}"
+        known.write(f"{name} {kind} {host_key.split()[-1]}\n" if kind else "")
+        known.flush()
+        strict = "yes" if kind else "no"
+        files = [f"UserKnownHostsFile={known.name}", "GlobalKnownHostsFile=/dev/null"]
+        words = [*files, f"StrictHostKeyChecking={strict}"]
+        yield [word for pair in words for word in ("-o", pair)]
 
 
 def unreachable(host: str, port: int) -> str | None:

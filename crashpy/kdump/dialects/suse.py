@@ -10,6 +10,7 @@ from crashpy.kdump.dialects.base import Dialect, Unable, Value, Variable, cpu_fa
 from crashpy.kdump.system import Refused, split_options
 from crashpy.kdump.values import (
     boolean,
+    host_key,
     mail,
     network,
     number,
@@ -68,7 +69,7 @@ class Suse(Dialect):
             Variable("KDUMP_SMTP_PASSWORD"),
             Variable("KDUMP_NOTIFICATION_TO", "", mail),
             Variable("KDUMP_NOTIFICATION_CC", "", mail),
-            Variable("KDUMP_HOST_KEY"),
+            Variable("KDUMP_HOST_KEY", "", host_key),
             Variable("KDUMP_SSH_IDENTITY"),
             Variable("KDUMP_AUTO_RESIZE", "false", boolean),
             Variable("KDUMP_FADUMP", "false", boolean),
