@@ -27,6 +27,7 @@ BAD_VALUES = {
         ("cifs://h", "cifs: no share: cifs://HOST/SHARE/PATH"),
         ("/a /b", "a target holds no blank: kdump's own scripts would take it for two"),
         ("ssh://h/a b", "a target holds no blank: write %20"),
+        ("nfs://joe:x@h/a", "nfs knows no login: the server's exports say who may write"),
         ("/a\tb", LONG),
     ],
     "level": [

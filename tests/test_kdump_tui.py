@@ -138,6 +138,7 @@ def test_it_needs_a_terminal(tree, capsys):
     [
         (("file", "", "", "", "", "/srv"), "/srv"),
         (("nfs", "server", "", "", "", "export"), "nfs://server/export"),
+        (("nfs", "server", "", "joe", "of ftp", "/export"), "nfs://server/export"),
         (("cifs", "server", "", "joe", "a/b@c", "/share/x"), "cifs://joe:a%2Fb%40c@server/share/x"),
         (("sftp", "::1", "22", "joe", "", "/x"), "sftp://joe@[::1]:22/x"),
     ],

@@ -94,10 +94,11 @@ def _target(after: Fields) -> str:
     host = after["server"]
     host = f"[{host}]" if ":" in host else host
     place = f"{host}:{after['port']}" if after["port"] else host
-    login = f"{after['user']}@" if after["user"] else ""
+    logs_in = after["protocol"] != "nfs"
+    login = f"{after['user']}@" if after["user"] and logs_in else ""
     folder = "/" + after["folder"].lstrip("/")
     url = parse(f"{after['protocol']}://{login}{place}{folder}")
-    if not after["password"]:
+    if not (after["password"] and logs_in):
         return str(url)
     return spelled(
         Url(url.protocol, url.path, url.host, url.port, url.user, after["password"], url.share)
@@ -252,7 +253,7 @@ class Screen:
 
     def _takes(self, protocol: str) -> bool:
         """Whether the distribution can save there: tried on a copy of its configuration."""
-        place = "/x" if protocol == "file" else "user@host/x"
+        place = {"file": "/x", "nfs": "host/x"}.get(protocol, "user@host/x")
         try:
             Config.read(self.config.system).assign(
                 "target", f"{protocol}://{place}".replace("file://", "")

@@ -123,10 +123,13 @@ def collector(value: str) -> str:
 
 def target(value: str) -> str:
     """As it was given: kdump's own readers know no other spelling of it."""
-    local = parse(text(value)).protocol == "file"
+    url = parse(text(value))
     if re.search(r"\s", value):
-        why = ": kdump's own scripts would take it for two" if local else ": write %20"
+        two = url.protocol == "file"
+        why = ": kdump's own scripts would take it for two" if two else ": write %20"
         raise Refused(f"a target holds no blank{why}")
+    if url.protocol == "nfs" and url.user:
+        raise Refused("nfs knows no login: the server's exports say who may write")
     return value
 
 
