@@ -305,7 +305,7 @@ def test_the_host_s_configuration_with_another_target(tree, tmp_path):
     tried = Config.read(overlay)
     assert tried.get("target").value == "/var/crash"
     assert (tried.get("level").value, tried.get("finally").value) == ("17", "reboot")
-    assert overlay.cmdline == "console=ttyS0 panic=5 ignore_loglevel"
+    assert overlay.cmdline == "console=ttyS0 panic=5 ignore_loglevel no_timer_check"
     assert notes == [
         "not tried: target=ftp://joe@h/x; the virtual machine has /var/crash",
         "not tried: finally=shell; the virtual machine has reboot",
