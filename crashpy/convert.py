@@ -548,7 +548,8 @@ def _finished(
         asked,
         f"{pages} pages, level {selection.level}, {size} bytes in {time.monotonic() - began:.1f} s",
     )
-    if fault := inherited(selection.memory):
+    fault = "" if lost else inherited(selection.memory)  # lost struct pages tell nothing
+    if fault:
         sys.stderr.write(f"crashpy convert: {selection.memory.vmcore.path}: {fault}\n")
     if lost:
         so = ": zeroes stand for them" if asked.elf else ""

@@ -382,7 +382,7 @@ def test_a_page_that_the_level_keeps_is_missed(sample, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("word", "remark"),
     [
-        (b"OFFSET(page.compound_head)", "VMCOREINFO lacks OFFSET(page.compound_head)"),
+        (b"OFFSET(page.mapping)", "VMCOREINFO lacks OFFSET(page.mapping)"),
         (b"SYMBOL(mem_section)", "VMCOREINFO lacks mem_section"),
     ],
 )

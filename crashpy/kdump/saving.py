@@ -91,7 +91,7 @@ class Saving:
             self._tell_failure(target, folder, told, error)
             raise
         faults = [f"{lost} pages could not be read"] if lost else []
-        if lost is not None and self._inherited:
+        if lost == 0 and self._inherited:  # lost struct pages tell nothing
             faults.append(self._inherited)
         told = replace(told, notes=(*told.notes, *faults))
         status = SKIPPED if lost is None else SAVED

@@ -126,6 +126,8 @@ class Filter:
         }
         if columns["compound_head"] is None:  # renamed in Linux 7.1
             columns["compound_head"] = memory.offset("page.compound_info")
+        if columns["compound_head"] is None:  # before 4.4 the pages of a compound do not tell
+            del columns["compound_head"]
         lacking = [f"OFFSET(page.{name})" for name, at in columns.items() if at is None]
         if size is None or lacking:
             raise CannotFilter(
@@ -293,8 +295,10 @@ class Filter:
             swap &= flags & self._swapbacked != 0
         cache = (flags & self._lru != 0) | swap
         private = flags & self._private != 0
-        # The tail pages of a compound go or stay with its head.
-        todo = words[:, self._column["compound_head"] // 8] & np.uint64(1) == 0
+        todo = np.ones(len(pages), bool)
+        if (head_at := self._column.get("compound_head")) is not None:
+            # The tail pages of a compound go or stay with its head.
+            todo = words[:, head_at // 8] & np.uint64(1) == 0
         drop = np.zeros(len(pages), bool)
 
         def leave_out(name: str, which: Flags) -> None:

@@ -119,6 +119,20 @@ def test_the_workloads_have_pages_of_every_kind(name):
     assert lacking == expected, found
 
 
+@pytest.mark.parametrize("lacking", ["compound_head", "compound_order", "compound_dtor"])
+def test_kernels_that_tell_less(makedumpfile, tmp_path, lacking):
+    """As before Linux 4.4 a page's compound is not told; makedumpfile does without, too."""
+    copy = tmp_path / "copy"
+    shutil.copyfile(dump_called("6.1-workload"), copy)
+    word = f"OFFSET(page.{lacking})".encode()
+    with copy.open("r+b") as file:
+        at = file.read(1 << 16).index(word)
+        file.seek(at)
+        file.write(word.replace(b"compound", b"unknowns"))
+    for level in (0, 1, 2, 8, 16, 31):
+        assert_same_choice(makedumpfile, copy, level, tmp_path)
+
+
 def test_an_estimate_counts_what_makedumpfile_counts(dump, makedumpfile, tmp_path):
     """Class by class; what its totals count are not the pages it writes."""
     words = [makedumpfile, "-l", "-d", "31", "--message-level", "16", dump, tmp_path / "reference"]
