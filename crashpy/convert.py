@@ -610,7 +610,11 @@ def _convert_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("-x", dest="image", metavar="VMLINUX", help="the kernel with debug information, to erase")
     add("-L", dest="limit", type=_count, metavar="BYTES", help="write no file greater than this")
-    add("--exact", action="store_true", help="the very bytes that makedumpfile writes")
+    add(
+        "--exact",
+        action="store_true",
+        help="the very bytes that makedumpfile writes, of packed pages (not of -E and -p)",
+    )
     add(
         "--estimate",
         action="store_true",

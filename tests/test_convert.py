@@ -547,6 +547,16 @@ def test_two_that_write_the_same_file(sample, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["vmcore"]
 
 
+def test_a_file_system_without_locks(sample, tmp_path, monkeypatch):
+    from crashpy.vmcore import sinks
+
+    def unknown(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(sinks.fcntl, "flock", unknown)
+    assert convert(["-c", sample, str(tmp_path / "vmcore")]) == 0
+
+
 def test_what_is_left_of_a_try_is_nobodys_to_read(sample, tmp_path):
     draft, target = tmp_path / "vmcore-incomplete", tmp_path / "vmcore"
     draft.write_bytes(bytes(10 << 20))

@@ -14,7 +14,7 @@ import servers
 from places import PROTOCOLS, Place, Places, place
 
 from crashpy.command import CommandError
-from crashpy.kdump import ftp, mounted, nfs, ssh
+from crashpy.kdump import ftp, logins, mounted, nfs, ssh
 from crashpy.kdump.targets import (
     FileTarget,
     Login,
@@ -282,17 +282,19 @@ def test_share_is_mounted_where_it_can_be(tmp_path: Path, monkeypatch: pytest.Mo
         tool.write_text(
             f'#!/bin/sh\necho {name} "$@" >>{log}\n'
             'for word; do case $word in *credentials=*) cat "${word#*credentials=}"'
-            f" >>{log};; esac; done\n"
+            f" >>{log};; esac; done\nenv | grep {logins.PASSWORD} >>{log}; :\n"
         )
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(mounted, "can_mount", lambda _: True)
+    monkeypatch.setenv(logins.PASSWORD, "wr0ng")  # is for us alone
     with open_target(parse("cifs://me:s,ecret@host:4450/share"), Login(domain="work")) as target:
         point = target.path("")
         assert Path(point).is_dir()
     assert not Path(point).exists()
     text = log.read_text()
-    commands = [line for line in text.splitlines() if "mount " in line]
+    assert "wr0ng" not in text
+    commands = [line for line in text.splitlines() if re.match("u?mount ", line)]
     assert re.fullmatch(
         r"mount -t cifs -o port=4450,credentials=(\S+) //host/share (\S+)", commands[0]
     )

@@ -125,7 +125,11 @@ class MountedTarget(FileTarget):
             for command in (["umount"], ["umount", "-l"]):  # lazily, where it is busy
                 argv = [*command, str(self._point)]
                 done = subprocess.run(
-                    argv, stdin=subprocess.DEVNULL, capture_output=True, check=False
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    env=environment(),
+                    check=False,
                 )
                 if not done.returncode:
                     break

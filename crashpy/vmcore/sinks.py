@@ -91,7 +91,7 @@ def _opened_alone(draft: Path) -> int:
     while True:
         fd = os.open(draft, flags, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
             if draft.exists() and os.path.samestat(draft.stat(), os.fstat(fd)):  # not yet renamed
                 os.ftruncate(fd, 0)
                 os.fchmod(fd, 0o600)
@@ -103,6 +103,17 @@ def _opened_alone(draft: Path) -> int:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    """Raises BlockingIOError where somebody else has it; some file systems know no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
 
 
 class FlattenedSink:
