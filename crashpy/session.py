@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from drgn import FaultError, Type, TypeKind
+from drgn import FaultError, ObjectNotFoundError, Type, TypeKind
 
 from crashpy import grammar
 from crashpy.command import Command, CommandError, UsageError
@@ -302,7 +302,10 @@ class Session:
             yield self._failure(str(error), self.speaker)
         except Exception as error:  # noqa: BLE001  a bug, or a dump that makes no sense
             yield from self._reported()
-            yield self._failure(_described(error), self.speaker)
+            said = _described(error)
+            if self.dump.symtab is not None and isinstance(error, ObjectNotFoundError):
+                said += ": only with its vmlinux is its type known, if there is such a variable"
+            yield self._failure(said, self.speaker)
             if self.settings.debug:
                 self.console.complain("".join(traceback.format_exception(error)).rstrip())
         finally:
@@ -444,7 +447,8 @@ def _commands_in(path: Path) -> list[str]:
 
 
 def _described(error: Exception) -> str:
-    if isinstance(error, LookupError) and not isinstance(error, KeyError | IndexError):
+    plain = isinstance(error, LookupError) and not isinstance(error, KeyError | IndexError)
+    if plain or isinstance(error, ObjectNotFoundError):
         return str(error)
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

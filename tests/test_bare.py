@@ -123,6 +123,17 @@ def test_what_is_missing_is_said_where_it_is_asked_for(bare: Session, line: str,
     assert said in "\n".join(bare.run(line)).splitlines()
 
 
+def test_a_variable_of_unknown_type_is_said_where_a_command_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("crashpy.opening.finder.declarations", dict)
+    session = Session(crashpy.open(SAMPLE, debuginfo="btf"))
+    assert "\n".join(session.run("mount")) == (
+        "mount: could not find 'init_task': only with its vmlinux is its type known,"
+        " if there is such a variable"
+    )
+
+
 def test_a_kernel_named_is_not_asked_where_btf_is_wanted() -> None:
     dump = crashpy.open(KERNEL, SAMPLE, debuginfo="btf")
     assert dump.symtab is not None

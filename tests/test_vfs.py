@@ -105,3 +105,11 @@ def test_an_address_that_is_none_is_named_in_crash_s_words(opened):
     prog = opened("vmcore-null").dump.prog
     with pytest.raises(CommandError, match='invalid kernel virtual address: 10  type: "thing"'):
         read_or_complain(prog, 0x10, "thing", prog.read_u64)
+
+
+def test_a_pointer_near_the_last_address(opened):
+    """Of a damaged task: what lies behind it is not there, and no number too big."""
+    vfs = Vfs.of(opened("vmcore-null").dump.prog)
+    for ask in (vfs.file, vfs.root_and_cwd, vfs.descriptors):
+        with pytest.raises(FaultError):
+            ask((1 << 64) - 1)

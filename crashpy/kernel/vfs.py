@@ -20,6 +20,7 @@ V = TypeVar("V")
 
 _LONGEST_PATH = 1500  # crash's BUFSIZE; also what ends a walk through a corrupted tree
 _MOST_DEPTH = 4096
+_LAST = (1 << 64) - 1  # no address is behind it, whatever a damaged pointer says
 _MOST_DESCRIPTORS = 1 << 26  # fdtable.max_fds of a kernel: sysctl fs.nr_open at most
 _MOST_REMEMBERED = 1 << 16
 
@@ -256,13 +257,13 @@ class Vfs:
         """The pointers of a ``struct path`` are neighbours."""
         dentry, mnt = offsets
         first = min(offsets)
-        one, other = _TWO_POINTERS.unpack(self._prog.read(address + first, 16))
+        one, other = _TWO_POINTERS.unpack(self._prog.read(address + first & _LAST, 16))
         return Path(one, other) if dentry < mnt else Path(other, one)
 
     def descriptors(self, files_struct: int) -> Descriptors:
         """The open files of a ``struct files_struct``, by descriptor. Raises FaultError."""
         prog = self._prog
-        table = prog.read_u64(files_struct + self._fdt)
+        table = prog.read_u64(files_struct + self._fdt & _LAST)
         if not table:
             return Descriptors(0, ())
         data = prog.read(table, self._fdtable_size)
