@@ -161,6 +161,8 @@ def declared(dwarf: Program, bare: Program) -> tuple[int, dict[str, tuple[str, s
             wanted, found = dwarf.variable(name), bare.variable(name)
         except LookupError:
             continue
+        if wanted.absent_:  # DWARF has another file's of that name
+            continue
         compared += 1
         same = wanted.address_ == found.address_ and alike(wanted.type_, found.type_)
         if not same and name not in known:

@@ -9,7 +9,9 @@ length where one does, so that a table serves kernels it was not made from. The 
 those of arrays of arrays in structures, and of per-CPU variables; and [0] of a structure's
 last member, which BTF does not tell from [].
 
-The same kernels and sources make the same files.
+The same kernels and sources make the same files. Those here were made of Debian's 6.12 and
+6.1 kernels (linux-image-*-cloud-amd64-dbg, linux-image-*-amd64-dbg: 6.12 cloud, 6.12,
+6.1 cloud, 6.1) and of the sample dumps' kernel.
 """
 
 from __future__ import annotations
