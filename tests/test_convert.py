@@ -92,6 +92,42 @@ def test_an_elf_file_holds_the_same_pages(sample, original, tmp_path):
     assert same((pfns, pages), original)
 
 
+def test_an_elf_file_made_of_a_packed_dump_has_addresses(sample, tmp_path, opened):
+    """Those of the direct map, by which debuggers read."""
+    target = tmp_path / "vmcore"
+    assert convert(["-E", sample, str(target)]) == 0
+    base = opened(SAMPLE).dump.prog["page_offset_base"].value_()
+    loads = recognise(str(target)).segments
+    assert loads
+    assert all(load.vaddr == base + load.paddr for load in loads)
+
+
+TEXT, DIRECT = 0xFFFFFFFF81000000, 0xFFFF888000000000
+
+
+def test_the_kernels_own_addresses_stay(tmp_path):
+    """A core has the kernel twice: where its symbols are, and in the direct map."""
+    mib = 1 << 20
+    loads = [(TEXT, 2 * mib, mib), (DIRECT, 0, 8 * mib)]  # virtual, physical, size
+    core, target = tmp_path / "core", tmp_path / "vmcore"
+    data = np.random.default_rng(1).integers(0, 256, 8 * mib, np.uint8).tobytes()
+    head = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    head += struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    for virtual, physical, size in loads:
+        at = 4096 + physical
+        head += struct.pack("<IIQQQQQQ", 1, 7, at, virtual, physical, size, size, 0)
+    core.write_bytes(head.ljust(4096, b"\0") + data)
+    assert convert(["-E", str(core), str(target)]) == 0
+    written = target.read_bytes()
+    found = {}
+    for load in recognise(str(target)).segments:
+        there = written[load.offset : load.offset + load.filesz]
+        assert there == data[load.paddr : load.paddr + load.memsz]
+        found[load.vaddr] = load.memsz
+    assert found == {DIRECT: 8 * mib, TEXT: mib}
+    assert same(content([target]), content([core]))
+
+
 def test_a_split_set_joins_to_the_whole(sample, original, tmp_path):
     target = tmp_path / "vmcore"
     assert convert(["-c", "--split", "3", sample, str(target)]) == 0

@@ -35,6 +35,7 @@ KERNEL_MAP = 0xFFFFFFFF80000000  # x86-64's __START_KERNEL_map
 PAGE_SIZES = ("4096", "16384", "65536")
 # Physical memory may have holes; beyond these bounds an ELF file's headers are damaged.
 MOST_MEMORY, MOST_HOLES = 1 << 42, 4096  # bytes, times the file's size
+MAPPED_AT = 1 << 21  # bytes: the direct map begins at a multiple of it
 MOST_TABLES = 64  # page tables kept in memory
 ONE = np.uint8(1)
 PRESENT = 1  # page table entry
@@ -211,6 +212,22 @@ class Memory:
                 return (start & -(1 << shift)) + inside, (1 << shift) - inside
             table = start
         raise AssertionError("the last level returns")
+
+    @cached_property
+    def direct_map(self) -> int | None:
+        """Where the kernel sees physical address 0; None where the dump does not tell.
+
+        The table of memory sections is allocated so early that it is seen there, and nowhere
+        else.
+        """
+        root = self.symbol("mem_section")
+        if root is None or not self.translates:
+            return None
+        try:
+            base = root - self.translate(root)[0]
+        except (Unmapped, CommandError):
+            return None
+        return base if base > 0 and base % MAPPED_AT == 0 else None
 
     def virtual(self, address: int, size: int) -> bytes:
         """Bytes at a kernel address. Raises Unmapped."""

@@ -251,10 +251,12 @@ def write_elf(sink: Sink, selection: Selection, *, progress: Progress | None = N
     if selection.asked & Level.ZERO:
         _leave_zero_pages_out(selection)
     runs = list(_runs(selection))
+    seen_twice = [*_seen_twice(selection.memory, runs)]
     count = sum(run.stored for run in runs)
     notes = _elf_notes(selection)
-    headers_end = 64 + 56 * (1 + len(runs))
-    sections_at = -(-headers_end // 8) * 8 if 1 + len(runs) >= PN_XNUM else 0
+    segments = 1 + len(runs) + len(seen_twice)
+    headers_end = 64 + 56 * segments
+    sections_at = -(-headers_end // 8) * 8 if segments >= PN_XNUM else 0
     notes_at = sections_at + 64 if sections_at else -(-headers_end // 8) * 8
     at = -(-(notes_at + len(notes)) // size) * size
     heads = [struct.pack("<IIQQQQQQ", PT_NOTE, 0, notes_at, 0, 0, len(notes), len(notes), 0)]
@@ -263,6 +265,9 @@ def write_elf(sink: Sink, selection: Selection, *, progress: Progress | None = N
         heads.append(_program_header(selection.memory, run, at))
         places.append(at)
         at += run.stored * size
+    for run, number, virtual in seen_twice:  # the same bytes of the file
+        inside = (run.first - runs[number].first) * size
+        heads.append(_program_header(selection.memory, run, places[number] + inside, virtual))
     header = functools.partial(_elf_header, selection.memory, sections_at, len(heads))
     draft = ELF_INCOMPLETE if rewritable(sink) else 0
     sink.write(0, header(draft) + b"".join(heads))
@@ -295,10 +300,11 @@ def _elf_header(memory: Memory, sections_at: int, segments: int, flags: int) -> 
     )  # fmt: skip
 
 
-def _program_header(memory: Memory, run: _Run, at: int) -> bytes:
+def _program_header(memory: Memory, run: _Run, at: int, virtual: int | None = None) -> bytes:
     physical, size = run.first * memory.page_size, memory.page_size
+    virtual = _virtual(memory, physical) if virtual is None else virtual
     return struct.pack(
-        "<IIQQQQQQ", PT_LOAD, 7, at, _virtual(memory, physical), physical,
+        "<IIQQQQQQ", PT_LOAD, 7, at, virtual, physical,
         run.stored * size, (run.end - run.first) * size, 0,
     )  # fmt: skip
 
@@ -317,10 +323,30 @@ def _elf_notes(selection: Selection) -> bytes:
 
 def _virtual(memory: Memory, physical: int) -> int:
     """The direct map's address of physical memory, as far as the source tells it."""
-    for segment in memory.vmcore.segments:
+    base = memory.direct_map
+    if base is not None:
+        return base + physical & (1 << 64) - 1
+    # The kernel's own segment comes first, and that of all the memory it lies in later.
+    for segment in reversed(memory.vmcore.segments):
         if segment.paddr <= physical < segment.paddr + segment.memsz:
             return segment.vaddr + physical - segment.paddr & (1 << 64) - 1
     return 0
+
+
+def _seen_twice(memory: Memory, runs: list[_Run]) -> Iterator[tuple[_Run, int, int]]:
+    """Memory that the source has at another address as well, as the kernel's own: what part of
+    which run, and that address."""
+    size = memory.page_size
+    for segment in memory.vmcore.segments:
+        first, end = -(-segment.paddr // size), (segment.paddr + segment.memsz) // size
+        shift = segment.vaddr - segment.paddr
+        if first >= end or not segment.vaddr or segment.vaddr == _virtual(memory, segment.paddr):
+            continue
+        for number, run in enumerate(runs):
+            low, high = max(first, run.first), min(end, run.end)
+            if low < high:
+                stored = min(max(run.first + run.stored - low, 0), high - low)
+                yield _Run(low, high, stored), number, shift + low * size & (1 << 64) - 1
 
 
 def _leave_zero_pages_out(selection: Selection) -> None:
