@@ -18,6 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bare import LISTS, LIVE_LISTS, compared, declared, sessions
 
+import crashpy
+from crashpy.opening.tables import TABLES, find_tables
+
 pytestmark = pytest.mark.live
 KDUMPS = [f"{series}-kdump-{form}" for series in ("6.1", "6.12") for form in ("elf", "c.d31")]
 KINDS = [*KDUMPS, "6.1-qemu-qemu-elf", "6.12-qemu-qemu-elf"]
@@ -59,6 +62,15 @@ def test_declared_types_are_dwarfs(dump):
     count, different = declared(dwarf.dump.prog, bare.dump.prog)
     assert count > 9000
     assert not different
+
+
+def test_the_symbols_are_where_a_search_finds_them(dump):
+    """As in a dump of a kernel before 6.0; 6.1 keeps them in that order, 6.12 in another."""
+    opened = crashpy.open(dump.vmcore, debuginfo="btf")
+    told = {key: int(opened.vmcoreinfo[key], 16) for key in TABLES}
+    silent = {key: value for key, value in opened.vmcoreinfo.items() if key not in TABLES}
+    found = find_tables(opened.prog, silent)
+    assert {key: int(value, 16) for key, value in found.items()} == told
 
 
 def test_quick_and_small(dump):
