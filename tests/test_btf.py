@@ -147,6 +147,36 @@ def test_types_without_an_end_are_not_found(prog, records):
     assert finder.find_type(prog, frozenset([TypeKind.TYPEDEF]), "m", None) is None
 
 
+NOTHING = record(0, Kind.ARRAY, 0, 1, 1, 0)  # of A, which is type 1
+
+
+def test_an_array_of_no_elements(prog):
+    """[0], but as the last of several members, where [] is what C has more often."""
+    alone = record(3, Kind.STRUCT, 0, 1, 2, 0, items=1)
+    last = record(3, Kind.STRUCT, 4, 1, 1, 0, 3, 2, 32, items=2)
+    first = record(3, Kind.STRUCT, 4, 1, 2, 0, 3, 1, 0, items=2)
+    btf = Btf(prog, made(INT, NOTHING, alone, last, first, record(0, Kind.PTR, 2)))
+    lengths = [btf.type(3).members[0], btf.type(4).members[1], btf.type(5).members[0]]
+    assert [member.type.length for member in lengths] == [0, None, 0]
+    assert btf.type(6).type.length == 0
+    known = Btf(prog, made(INT, NOTHING, last), shapes={"m.m": [[0]]})
+    assert known.type(3).members[1].type.length == 0
+
+
+@pytest.mark.parametrize(("name", "lengths"), [(b"cpumask_var_t", [9]), (b"u8", [9, 1])])
+def test_an_array_of_arrays_of_one(prog, name, lengths):
+    """Of a mask of CPUs it is none where the mask is elsewhere."""
+    array = record(0, Kind.ARRAY, 0, 2, 1, 9)
+    outer = record(3, Kind.STRUCT, 36, 3, 3, 0, items=1)
+    blob = made(INT, record(5, Kind.TYPEDEF, 1), array, outer, names=b"\0A\0m\0" + name + b"\0")
+    type_ = Btf(prog, blob, shapes={"m.m": [[9, 1]]}).type(4).members[0].type
+    found = []
+    while type_.kind == TypeKind.ARRAY:
+        found.append(type_.length)
+        type_ = type_.type
+    assert found == lengths
+
+
 def test_a_structure_in_itself_ends(prog):
     btf = Btf(prog, made(record(1, Kind.STRUCT, 8, 0, 1, 0, items=1)))
     with pytest.raises(RecursionError):

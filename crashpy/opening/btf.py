@@ -336,7 +336,7 @@ class Btf:
         name = self._string(words[index]) if words[index] else None
         refers = words[index + 2]  # a type's id, or its size in bytes
         if kind == Kind.PTR:
-            return prog.pointer_type(self.type(refers))
+            return prog.pointer_type(self._never_flexible(refers))
         if (qualifier := _QUALIFIERS.get(Kind(kind))) is not None:
             type_ = self.type(refers)
             return type_.qualified(type_.qualifiers | qualifier)
@@ -408,6 +408,9 @@ class Btf:
     def _shaped(self, number: int, shapes: Sequence[Sequence[int]]) -> Type:
         """An array of as many elements as one of the shapes has, in that shape."""
         type_ = self.type(number)
+        of_named = type_.kind == TypeKind.ARRAY and type_.type.kind == TypeKind.TYPEDEF
+        if of_named and type_.type.name == "cpumask_var_t":
+            return type_  # a pointer: what is [1] in other kernels has lost that name
         for shape in shapes:
             if type_.kind == TypeKind.ARRAY and (type_.length or 0) == prod(shape):
                 type_ = type_.type
@@ -417,7 +420,10 @@ class Btf:
         return type_
 
     def _never_flexible(self, number: int) -> Type:
-        """[0] and a flexible [], which only the last of several members can be, look alike."""
+        """[0] and a flexible [], which only the last of several members can be, look alike.
+
+        What a kfifo points to is [0] too.
+        """
         type_ = self.type(number)
         if type_.kind == TypeKind.ARRAY and type_.length is None:
             return self._prog.array_type(type_.type, 0)
