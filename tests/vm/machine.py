@@ -30,6 +30,7 @@ BOOT_SECONDS = 200
 # With a thread for each CPU one may run into the breakpoint by which another is patching the
 # kernel's code, when the other is done with it already: the kernel panics, now and then.
 ACCELERATOR = "tcg,thread=single"
+UNTIMED = "no_timer_check"  # on a busy host emulation is too slow for what the kernel expects
 CAPTURE_SECONDS = 400
 
 TOOLS = {
@@ -226,7 +227,7 @@ class Machine:
             "-cpu", "max,-avx512f", "-accel", ACCELERATOR,
             "-smp", str(cpus), "-m", str(memory_mib),
             "-kernel", str(kernel.image), "-initrd", str(initrd),
-            "-append", f"console=ttyS0 crashkernel={crashkernel} net.ifnames=0",
+            "-append", f"console=ttyS0 crashkernel={crashkernel} net.ifnames=0 {UNTIMED}",
             "-serial", f"file:{self._log}",
             "-chardev", f"socket,id=line,path={socket_path},server=on,wait=off",
             "-serial", "chardev:line",
@@ -301,9 +302,20 @@ class Machine:
 
     def crash(self, how: str = "echo c >/proc/sysrq-trigger") -> float:
         """Crash, be captured and boot again; how long that took."""
+        self.dies(how)
+        return self.wait_ready(CAPTURE_SECONDS + BOOT_SECONDS)
+
+    def says(self, text: str, seconds: int = CAPTURE_SECONDS) -> None:
+        """Wait until the console shows it."""
+        end = time.monotonic() + seconds
+        while text not in self.console:
+            assert time.monotonic() < end, f"{text} never came:\n{self.console[-2000:]}"
+            time.sleep(0.5)
+
+    def dies(self, how: str = "echo c >/proc/sysrq-trigger") -> None:
+        """Crash, with nobody waiting for the machine to come back."""
         assert self._line
         self._line.sendall(f"sync; {how}\n".encode())
-        return self.wait_ready(CAPTURE_SECONDS + BOOT_SECONDS)
 
     @property
     def least_available_mib(self) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import servers
 from vm.kernels import kernel
-from vm.machine import HOST, Machine, Tree, make_disk, make_initrd, running
+from vm.machine import HOST, Machine, Tree, files_of, make_disk, make_initrd, running
 
 
 @pytest.mark.parametrize(("series", "engine"), [("6.1", "makedumpfile"), ("6.12", "native")])
@@ -22,6 +22,8 @@ def test_full_disk_and_dead_server(tmp_path: Path, series: str, engine: str) -> 
     tree.image("full", engine=engine)
     tree.crashpy(*configure, f"target=nfs://{HOST}:{servers.free_port()}/open", "--yes")
     tree.image("dead", engine=engine)
+    tree.crashpy(*configure, "failure=shell", "--yes")
+    tree.image("watched", engine=engine)
     initrd = make_initrd(tmp_path / "initrd", tree.kernel, tree.root)
     disks = [make_disk(tmp_path / "disk", 1500, tree.root), make_disk(tmp_path / "s", 8, small)]
     with running(Machine(tmp_path / "machine", tree.kernel, disks, initrd)) as machine:
@@ -36,6 +38,13 @@ def test_full_disk_and_dead_server(tmp_path: Path, series: str, engine: str) -> 
         machine.crash()
         assert machine.console.count("crashpy: there is no dump: reboot") == 2
         assert "no server answers" in machine.console
+        # another failure action than the reboot
+        machine.arm("watched")
+        machine.dies()
+        machine.says("crashpy: there is no dump: shell")
+        machine.says("A shell: the machine reboots when you leave it.", 30)
+        machine.kill()
+    assert not [*files_of(disks[0], "/var/crash", tmp_path / "saved").iterdir()]
 
 
 def test_too_small_a_reservation(tmp_path: Path) -> None:
@@ -55,3 +64,4 @@ def test_too_small_a_reservation(tmp_path: Path) -> None:
         machine.arm("capture")
         machine.crash()
         assert machine.run("find /var/crash -name 'vmcore*'").output == ""
+        assert "Out of memory" in machine.console

@@ -21,9 +21,8 @@ def test_life_of_a_machine(tmp_path: Path, series: str, engine: str) -> None:
     certificate = mailservers.certificate_in(tmp_path)
     with mailservers.postfix(certificate) as post:
         tree.crashpy(
-            "setup", "configure", "target=/var/crash", "level=31", "keep=1", "cpus=1",
-            f"smtp-server={HOST}:{post.port}", f"mail-to={post.address}", "--yes",
-        )  # fmt: skip
+            "setup", "configure", "target=/var/crash", "level=31", "keep=1", "cpus=1", "--yes"
+        )
         said = tree.image("capture", engine="auto")
         assert f"engine {engine}" in said
         module = write_oops_module(tree.kernel, tree.root / "root/oops.ko")
@@ -31,6 +30,7 @@ def test_life_of_a_machine(tmp_path: Path, series: str, engine: str) -> None:
         shutil.copy(initrd, tree.root / "boot/initrd")
         disk = make_disk(tmp_path / "disk", 1500, tree.root)
         with running(Machine(tmp_path / "machine", tree.kernel, [disk], initrd)) as machine:
+            _configured(machine, f"smtp-server={HOST}:{post.port}", f"mail-to={post.address}")
             # by sysrq
             assert "1" in machine.arm("capture")
             machine.crash()
@@ -56,6 +56,21 @@ def test_life_of_a_machine(tmp_path: Path, series: str, engine: str) -> None:
     assert panic_task(folder / "vmcore") == "insmod"
     died = rf"exception RIP: _MODULE_INIT_(TEXT_)?START_{module}\+"  # since Linux 6.4 with TEXT
     assert re.search(died, stack(folder / "vmcore"))
+
+
+def _configured(machine: Machine, *settings: str) -> None:
+    """By its own hand, too: shown first, then written, with the old file kept."""
+    old = machine.run("cat /etc/sysconfig/kdump").output
+    shown = machine.run(f"crashpy setup configure {' '.join(settings)} --dry-run").output
+    assert "+KDUMP_SMTP_SERVER=" in shown
+    assert machine.run("cat /etc/sysconfig/kdump").output == old
+    machine.run(f"crashpy setup configure {' '.join(settings)} --yes")
+    kept = machine.run("ls /etc/sysconfig/kdump.*.bak").output.split()
+    assert machine.run(f"cat {kept[-1]}").output == old
+    read = machine.run("crashpy setup status", check=False).output
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        assert re.search(rf"^{key} +{re.escape(value)}  \[/etc/sysconfig/kdump:\d+\]$", read, re.M)
 
 
 def _unloaded(machine: Machine) -> None:

@@ -41,7 +41,7 @@ def _configured(tree: Tree, protocol: str, server: servers.Server) -> None:
 @pytest.mark.parametrize(
     ("series", "engine", "protocols"),
     [
-        ("6.12", "native", ("nfs", "sftp")),
+        ("6.12", "native", ("cifs", "nfs", "sftp")),
         ("6.1", "makedumpfile", ("cifs", "nfs", "ssh")),
     ],
 )

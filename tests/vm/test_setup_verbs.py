@@ -22,7 +22,7 @@ menuentry 'old' {
   linux /boot/gone
 }
 menuentry 'the machine' --id default {
-  linux /boot/vmlinuz-RELEASE console=ttyS0 panic=0 crashkernel=256M net.ifnames=0 by=grub
+  linux /boot/vmlinuz-RELEASE console=ttyS0 panic=0 crashkernel=256M no_timer_check by=grub
   initrd /boot/initrd
 }
 """
