@@ -183,8 +183,8 @@ def check(files: Sequence[Vmcore], remarks: list[str] | None = None) -> list[str
     """
     import numpy as np
 
+    from crashpy.vmcore.codecs import AT_ONCE
     from crashpy.vmcore.memory import CannotFilter, KdumpMemory, Unmapped, memory_of
-    from crashpy.vmcore.write import BATCH
 
     findings = [f"{file.damage}" for file in files if file.damage]
     if any(file.incomplete for file in files):
@@ -197,11 +197,11 @@ def check(files: Sequence[Vmcore], remarks: list[str] | None = None) -> list[str
     stored = lost = 0
     first_lost = -1
     step = 1 << 18
-    buffer = np.empty((BATCH, memory.page_size), np.uint8)
+    buffer = np.empty((AT_ONCE, memory.page_size), np.uint8)
     for low in range(0, memory.max_mapnr, step):
         pfns = np.flatnonzero(memory.stored(low, min(low + step, memory.max_mapnr))) + low
-        for at in range(0, len(pfns), BATCH):
-            some = pfns[at : at + BATCH]
+        for at in range(0, len(pfns), AT_ONCE):
+            some = pfns[at : at + AT_ONCE]
             good = memory.read_into(some, buffer[: len(some)])
             stored += len(some)
             bad = some[~good]
@@ -299,7 +299,8 @@ def _rewritten(
     from crashpy.vmcore.codecs import codec
     from crashpy.vmcore.memory import memory_of
     from crashpy.vmcore.selection import select, split_ranges
-    from crashpy.vmcore.write import write_elf, write_kdump
+    from crashpy.vmcore.write import write_kdump
+    from crashpy.vmcore.write_elf import write_elf
 
     packer = codec(asked.packing, threads=asked.num_threads, exact=asked.exact)
     memory = memory_of(files)

@@ -93,13 +93,23 @@ def test_an_elf_file_holds_the_same_pages(sample, original, tmp_path):
 
 
 def test_an_elf_file_made_of_a_packed_dump_has_addresses(sample, tmp_path, opened):
-    """Those of the direct map, by which debuggers read."""
+    """Where the kernel's image and the direct map are: by these a debugger reads."""
     target = tmp_path / "vmcore"
     assert convert(["-E", sample, str(target)]) == 0
-    base = opened(SAMPLE).dump.prog["page_offset_base"].value_()
+    prog = opened(SAMPLE).dump.prog
+    base = prog["page_offset_base"].value_()
     loads = recognise(str(target)).segments
-    assert loads
-    assert all(load.vaddr == base + load.paddr for load in loads)
+    split = next(n for n, load in enumerate(loads) if load.vaddr == base + load.paddr)
+    image, direct = loads[:split], loads[split:]
+    assert all(load.vaddr == base + load.paddr for load in direct)
+    starts = prog.symbol("_stext").address
+    assert image[0].vaddr == starts & -4096
+    assert {load.vaddr - load.paddr for load in image} == {image[0].vaddr - image[0].paddr}
+    assert image[-1].vaddr + image[-1].memsz >= prog.symbol("_end").address
+    written = target.read_bytes()
+    banner = prog.symbol("linux_banner").address
+    at = next(s.offset + banner - s.vaddr for s in image if s.vaddr <= banner < s.vaddr + s.filesz)
+    assert written[at:].startswith(b"Linux version ")
 
 
 TEXT, DIRECT = 0xFFFFFFFF81000000, 0xFFFF888000000000

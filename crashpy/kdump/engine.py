@@ -22,7 +22,8 @@ from crashpy.vmcore.codecs import codec
 from crashpy.vmcore.memory import Memory, Unmapped
 from crashpy.vmcore.selection import Selection, select
 from crashpy.vmcore.sinks import Sink, put_in_place
-from crashpy.vmcore.write import Progress, write_elf, write_kdump
+from crashpy.vmcore.write import Progress, write_kdump
+from crashpy.vmcore.write_elf import write_elf
 
 LETTERS = {"zlib": "-c", "lzo": "-l", "snappy": "-p", "zstd": "-z", "plain": "", "elf": "-E"}
 SAFE_THREADS = (1, 7, 8)  # before, --num-threads could damage pages

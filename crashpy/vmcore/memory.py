@@ -37,6 +37,7 @@ PAGE_SIZES = ("4096", "16384", "65536")
 MOST_MEMORY, MOST_HOLES = 1 << 42, 4096  # bytes, times the file's size
 MAPPED_AT = 1 << 21  # bytes: the direct map begins at a multiple of it
 MOST_TABLES = 64  # page tables kept in memory
+MOST_UNMAPPED = 1 << 24  # bytes in a row inside the kernel's image
 ONE = np.uint8(1)
 PRESENT = 1  # page table entry
 
@@ -228,6 +229,29 @@ class Memory:
         except (Unmapped, CommandError):
             return None
         return base if base > 0 and base % MAPPED_AT == 0 else None
+
+    @cached_property
+    def image(self) -> tuple[int, int, int] | None:
+        """Physical addresses of the kernel itself, from _stext on, and where it sees that."""
+        start = self.symbol("_stext")
+        if start is None or not self.translates:
+            return None
+        start &= -self.page_size
+        end = at = start
+        try:
+            first = self.translate(start)[0]
+            while at - end < MOST_UNMAPPED:
+                try:
+                    physical, room = self.translate(at)
+                except Unmapped:  # what only the start needed is free now
+                    at += self.page_size
+                    continue
+                if physical != at - start + first:
+                    break
+                at = end = at + room
+        except (Unmapped, CommandError):
+            return None
+        return first, first + end - start, start
 
     def virtual(self, address: int, size: int) -> bytes:
         """Bytes at a kernel address. Raises Unmapped."""

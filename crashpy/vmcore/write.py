@@ -1,4 +1,4 @@
-"""Write a dump: kdump-compressed (one file, or one of a split set), or ELF.
+"""Write a dump kdump-compressed: one file, or one of a split set.
 
 Layouts are makedumpfile's (diskdump_mod.h, header version 6). A file says that it is
 incomplete until all of it is written.
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crashpy.vmcore.codecs import AT_ONCE, Codec, Packed, in_order
-from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE, Elf, machine_number
+from crashpy.vmcore.elf import PT_NOTE, Elf
 from crashpy.vmcore.filter import Level
 from crashpy.vmcore.kdump import DESCRIPTOR, INCOMPLETE, SIGNATURE
 from crashpy.vmcore.memory import Memory, Unmapped, page_desc, zero_pages
-from crashpy.vmcore.recognise import ELF_INCOMPLETE
 from crashpy.vmcore.selection import Selection as Selection
 from crashpy.vmcore.selection import select as select
 from crashpy.vmcore.sinks import FileSink as FileSink
@@ -35,10 +34,6 @@ VERSION = 6  # of the kdump header
 SUB_HEADER = 104  # bytes, of a 64-bit machine
 PRSTATUS = 1  # NT_PRSTATUS
 MOST_NOTES = 1 << 26  # bytes; more is a damaged header
-BATCH = 1024  # pages of an ELF file read and written at a time
-# So many pages left out in a row split an ELF segment; fewer are written nevertheless
-# (makedumpfile's PFN_EXCLUDED).
-LONG_HOLE = 256
 
 Progress = Callable[[int, int], None]  # pages done, of how many
 
@@ -139,7 +134,7 @@ def write_kdump(
         at += size
     done = zeros = lost = 0
     pack = functools.partial(_packed, selection, codec, threading.local())
-    pfns = _evenly(selection.pfns(first, end), AT_ONCE)
+    pfns = evenly(selection.pfns(first, end), AT_ONCE)
     for batch in in_order(codec.threads, pack, pfns):
         packed = batch.packed
         table = np.zeros(len(batch.good), page_desc("<"))
@@ -226,7 +221,7 @@ def _packed(selection: Selection, codec: Codec, local: Any, pfns: NDArray[np.int
     return _Batch(good, zero, rows, codec.pack(pages, rows))
 
 
-def _evenly(chunks: Iterator[NDArray[np.int64]], count: int) -> Iterator[NDArray[np.int64]]:
+def evenly(chunks: Iterator[NDArray[np.int64]], count: int) -> Iterator[NDArray[np.int64]]:
     """The same page numbers, `count` at a time whatever the chunks."""
     left: NDArray[np.int64] = np.empty(0, np.int64)
     for chunk in chunks:
@@ -236,164 +231,3 @@ def _evenly(chunks: Iterator[NDArray[np.int64]], count: int) -> Iterator[NDArray
             left = left[count:]
     if len(left):
         yield left
-
-
-@dataclass(frozen=True)
-class _Run:
-    first: int  # pfn
-    end: int  # of the machine's memory
-    stored: int  # pages from `first` on that are written
-
-
-def write_elf(sink: Sink, selection: Selection, *, progress: Progress | None = None) -> Written:
-    """An ELF core: a segment for each run of pages, long holes at the end of one."""
-    size = selection.memory.page_size
-    if selection.asked & Level.ZERO:
-        _leave_zero_pages_out(selection)
-    runs = list(_runs(selection))
-    seen_twice = [*_seen_twice(selection.memory, runs)]
-    count = sum(run.stored for run in runs)
-    notes = _elf_notes(selection)
-    segments = 1 + len(runs) + len(seen_twice)
-    headers_end = 64 + 56 * segments
-    sections_at = -(-headers_end // 8) * 8 if segments >= PN_XNUM else 0
-    notes_at = sections_at + 64 if sections_at else -(-headers_end // 8) * 8
-    at = -(-(notes_at + len(notes)) // size) * size
-    heads = [struct.pack("<IIQQQQQQ", PT_NOTE, 0, notes_at, 0, 0, len(notes), len(notes), 0)]
-    places = []
-    for run in runs:
-        heads.append(_program_header(selection.memory, run, at))
-        places.append(at)
-        at += run.stored * size
-    for run, number, virtual in seen_twice:  # the same bytes of the file
-        inside = (run.first - runs[number].first) * size
-        heads.append(_program_header(selection.memory, run, places[number] + inside, virtual))
-    header = functools.partial(_elf_header, selection.memory, sections_at, len(heads))
-    draft = ELF_INCOMPLETE if rewritable(sink) else 0
-    sink.write(0, header(draft) + b"".join(heads))
-    if sections_at:  # then the first section header tells how many segments there are
-        sink.write(sections_at, struct.pack("<IIQQQQIIQQ", *[0] * 7, len(heads), 0, 0))
-    sink.write(notes_at, notes)
-    done = lost = 0
-    buffer = np.empty((BATCH, size), np.uint8)
-    for run, place in zip(runs, places, strict=True):
-        for low in range(run.first, run.first + run.stored, BATCH):
-            pfns = np.arange(low, min(low + BATCH, run.first + run.stored))
-            pages = buffer[: len(pfns)]
-            good = selection.read_into(pfns, pages)
-            lost += int(len(pfns) - good.sum())
-            sink.write(place + (low - run.first) * size, pages.reshape(-1).data)
-            done += len(pfns)
-            if progress:
-                progress(done, count)
-    if draft:
-        sink.write(0, header(0))
-    return Written(count, 0, lost, at)
-
-
-def _elf_header(memory: Memory, sections_at: int, segments: int, flags: int) -> bytes:
-    many = bool(sections_at)
-    return b"\x7fELF\x02\x01\x01" + struct.pack(
-        "<9xHHIQQQIHHHHHH", ET_CORE, machine_number(memory.vmcore.machine), 1, 0, 64,
-        sections_at, flags, 64, 56, PN_XNUM if many else segments,
-        64 if many else 0, 1 if many else 0, 0,
-    )  # fmt: skip
-
-
-def _program_header(memory: Memory, run: _Run, at: int, virtual: int | None = None) -> bytes:
-    physical, size = run.first * memory.page_size, memory.page_size
-    virtual = _virtual(memory, physical) if virtual is None else virtual
-    return struct.pack(
-        "<IIQQQQQQ", PT_LOAD, 7, at, virtual, physical,
-        run.stored * size, (run.end - run.first) * size, 0,
-    )  # fmt: skip
-
-
-def _elf_notes(selection: Selection) -> bytes:
-    """The source's notes, and one more where something was erased."""
-    notes = notes_of(selection.memory)
-    erased = notes.eraseinfo + selection.eraseinfo
-    if not erased:
-        return notes.raw
-    name = b"ERASEINFO\0"
-    head = struct.pack("<III", len(name), len(erased), 0) + name.ljust(12, b"\0")
-    raw = notes.raw.ljust(-(-len(notes.raw) // 4) * 4, b"\0")
-    return raw + head + erased.ljust(-(-len(erased) // 4) * 4, b"\0")
-
-
-def _virtual(memory: Memory, physical: int) -> int:
-    """The direct map's address of physical memory, as far as the source tells it."""
-    base = memory.direct_map
-    if base is not None:
-        return base + physical & (1 << 64) - 1
-    # The kernel's own segment comes first, and that of all the memory it lies in later.
-    for segment in reversed(memory.vmcore.segments):
-        if segment.paddr <= physical < segment.paddr + segment.memsz:
-            return segment.vaddr + physical - segment.paddr & (1 << 64) - 1
-    return 0
-
-
-def _seen_twice(memory: Memory, runs: list[_Run]) -> Iterator[tuple[_Run, int, int]]:
-    """Memory that the source has at another address as well, as the kernel's own: what part of
-    which run, and that address."""
-    size = memory.page_size
-    for segment in memory.vmcore.segments:
-        first, end = -(-segment.paddr // size), (segment.paddr + segment.memsz) // size
-        shift = segment.vaddr - segment.paddr
-        if first >= end or not segment.vaddr or segment.vaddr == _virtual(memory, segment.paddr):
-            continue
-        for number, run in enumerate(runs):
-            low, high = max(first, run.first), min(end, run.end)
-            if low < high:
-                stored = min(max(run.first + run.stored - low, 0), high - low)
-                yield _Run(low, high, stored), number, shift + low * size & (1 << 64) - 1
-
-
-def _leave_zero_pages_out(selection: Selection) -> None:
-    size = selection.memory.page_size
-    kept = np.frombuffer(selection.kept, np.uint8)
-    buffer = np.empty((BATCH, size), np.uint8)
-    for pfns in _evenly(selection.pfns(), BATCH):
-        pages = buffer[: len(pfns)]
-        good = selection.read_into(pfns, pages)
-        gone = pfns[zero_pages(pages) & good]
-        np.bitwise_and.at(kept, gone // 8, ~(1 << (gone % 8)).astype(np.uint8))
-
-
-def _runs(selection: Selection) -> Iterator[_Run]:
-    """Segments: memory without a gap, cut behind each long hole."""
-    memory = selection.memory
-    # What a filtered dump lacks must not come back as pages of zeroes.
-    long_hole = 1 if memory.filtered else LONG_HOLE
-    step = 1 << 16
-    first = end = stored = -1
-    for low in range(0, memory.max_mapnr, step):
-        high = min(low + step, memory.max_mapnr)
-        bits = [
-            np.unpackbits(
-                np.frombuffer(bitmap, np.uint8)[low // 8 : -(-high // 8)], bitorder="little"
-            )[: high - low]
-            for bitmap in (selection.existed, selection.kept)
-        ]
-        there, kept = (bit.astype(bool) for bit in bits)
-        kinds = there.astype(np.int8) + (there & kept)
-        edges = np.flatnonzero(np.diff(kinds)) + 1
-        for a, b in zip([0, *edges.tolist()], [*edges.tolist(), len(kinds)], strict=True):
-            kind, a, b = int(kinds[a]), a + low, b + low
-            if kind == 0:
-                if first >= 0:
-                    yield _Run(first, end, stored - first)
-                first = -1
-                continue
-            if kind == 2:
-                if first >= 0 and a - stored >= long_hole:
-                    yield _Run(first, a, stored - first)
-                    first = -1
-                if first < 0:
-                    first = a
-                stored = b
-            elif first < 0:
-                first = stored = a
-            end = b
-    if first >= 0:
-        yield _Run(first, end, stored - first)

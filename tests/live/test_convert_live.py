@@ -68,6 +68,15 @@ def test_exact_files_are_makedumpfiles(source, makedumpfile, packing, tmp_path):
             assert same_bytes(ours, theirs), f"{packing} level {level} of {given.name}"
 
 
+def test_exact_elf_files_are_makedumpfiles(source, makedumpfile, tmp_path):
+    """makedumpfile itself makes none of a packed dump."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    for level in LEVELS:
+        run(makedumpfile, "-E", "-d", str(level), "-f", source, theirs)
+        assert convert(["-E", "-d", str(level), "-f", str(source), str(ours)]) == 0
+        assert same_bytes(ours, theirs), f"level {level}"
+
+
 def test_what_is_erased_is_erased_the_same(makedumpfile, tmp_path):
     import dumps
 
