@@ -386,6 +386,7 @@ SECRETS = [
         'A="ftp://joe:it\'s\\"x@h/x ftp://a:b@c/d"',
         'A="ftp://joe:(hidden)@h/x ftp://a:(hidden)@c/d"',
     ),
+    ('A="ftp://joe:x y@h/x" # a@b', 'A="ftp://joe:(hidden)@h/x" # a@b'),
     ("ftp://o'joe@domain:x@h/x", "ftp://o'joe@domain:(hidden)@h/x"),
     ("cifs://DOMAIN/joe:x@h/share", "cifs://DOMAIN/joe:(hidden)@h/share"),
 ]

@@ -30,7 +30,11 @@ _SECRET_WORD = re.compile(
 )
 _SECRET_LINE = re.compile(rf"^(\s*#?\s*(?:export\s+)?(?:{SECRET})\s*=)(.*)$", re.MULTILINE)
 # As kdump's own parser has it: from the first `:` to the last `@`, whatever stands between.
-_SECRET_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:]*):\S*@")
+# In quotes it may hold blanks.
+_SECRET_URL = re.compile(
+    r"((?:(?P<quote>[\"'])|\b)[A-Za-z][A-Za-z0-9+.-]*://[^\s:]*):"
+    r"(?:\S*@|(?(quote)[^\"'\n]*@|(?!)))"
+)
 HIDDEN = "(hidden)"
 PRIVATE = "/etc/crashpy.conf"  # from the start, whatever is in it yet
 

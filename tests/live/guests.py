@@ -114,7 +114,7 @@ def _crash(guest: Guest, tree: Path, scratch: Path, target: Path) -> None:
         append += " no5lvl"
     command = [
         *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35"),
-        *("-accel", "tcg,thread=multi", "-cpu", "max,-avx512f", "-smp", "2"),
+        *("-accel", "tcg,thread=single", "-cpu", "max,-avx512f", "-smp", "2"),
         *("-m", str(guest.memory_mib), "-kernel", kernel, "-initrd", scratch / "initrd"),
         *("-append", append, "-serial", f"file:{console}", "-no-reboot"),
         *("-device", "virtio-balloon-pci", "-qmp", f"unix:{scratch}/qmp,server,nowait"),
