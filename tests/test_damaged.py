@@ -20,7 +20,11 @@ EVERY = (
     *("log", "log -T", "bt -a", "bt -l", "bt -FF", "bt -T", "bt -E", "foreach bt"),
     *("foreach files", "foreach files -c", "foreach vm", "foreach vm -p", "foreach vm -m"),
     *("mod", "sym -l", "kmem -i", "kmem -s", "kmem -S", "kmem -p", "kmem -V", "kmem -z"),
+    *("kmem -f", "kmem -F", "kmem -v", "kmem -v 1000", "kmem -n", "kmem -o", "kmem -h"),
+    *("kmem -f 4400000", "kmem 1000", "kmem ffffffffa5d5c1de", "kmem ffffa0bb80f9cd98"),
     *("p init_task", "p runqueues:a", "p modules", "struct -p task_struct init_task"),
+    *("dev", "dev -i", "dev -p", "dev -d", "net", "net -a", "net -n", "foreach net -S"),
+    *("foreach net", "ipcs", "ipcs -M", "swap", "mach", "mach -m", "mach -c"),
     "task_struct.files.fdt init_task",
 )
 SECONDS = 60  # for one dump; a healthy one takes one

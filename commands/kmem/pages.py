@@ -134,13 +134,13 @@ def where(
     if not addresses:
         yield from ((section, 0, section.pages) for section in pages.sections)
     for address in addresses:
-        pfn = _frame(dump.prog, pages, address, physical)
+        pfn = frame(dump.prog, pages, address, physical)
         section = None if pfn is None else pages.section(pfn)
         if pfn is not None and section is not None:
             yield section, pfn - section.first_pfn, 1
 
 
-def _frame(prog: Program, pages: MemMap, address: int, physical: bool) -> int | None:
+def frame(prog: Program, pages: MemMap, address: int, physical: bool) -> int | None:
     """The page frame that an address of any kind means (dump_mem_map())."""
     if physical or not kernel_address(prog, address):
         return address // pages.page_size
@@ -238,9 +238,10 @@ def page_lines(infos: Iterable[PageInfo]) -> Iterator[str]:
     yield "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS"
     # Most pages are free, reserved or anonymous to us: few ends of lines, worked out once.
     ends: dict[tuple[int | None, int | None, int, int], str] = {}
-    rest = iter(infos)
+    rest, size = iter(infos), 1
     # A run of lines as one string: what handles each line on its way counts in millions.
-    while block := list(islice(rest, BLOCK)):
+    while block := list(islice(rest, size)):
+        size = min(2 * size, BLOCK)
         shown = []
         for page, physical, mapping, offset, references, flags, names in block:
             end = ends.get(key := (mapping, offset, references, flags))
