@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from drgn import FaultError, Object, offsetof
+from drgn import FaultError, Object, container_of, offsetof
 
 from crashpy.command import Address, CommandError, command, flag, operands, value
 from crashpy.faults import skipping
@@ -284,11 +284,13 @@ def _pages(dump: Dump, file: int, size: int) -> Pages:
     cached = inode.i_mapping.nrpages.value_()
     swapped = 0
     if _is_huge(dump, file):
-        filesystem = Object(prog, "struct hugetlbfs_sb_info *", value=inode.i_sb.s_fs_info.value_())
-        cached <<= filesystem.hstate.order.value_()
+        # Pages of the page cache are huge ones before Linux kernel commit a08c7193e4f1
+        # ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7).
+        if dump.symbols.named("hugetlb_basepage_index") is not None:
+            filesystem = inode.i_sb.s_fs_info.value_()
+            info = Object(prog, "struct hugetlbfs_sb_info *", value=filesystem)
+            cached <<= info.hstate.order.value_()
     else:
-        from drgn import container_of
-
         swapped = container_of(inode, "struct shmem_inode_info", "vfs_inode").swapped.value_()
     return Pages(Address(inode.value_()), -(-size // dump.page_size), cached, swapped)
 

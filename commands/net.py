@@ -537,8 +537,8 @@ def _task_lines(
 
 def _endpoints(one: Socket) -> str:
     start = f"{one.family}:{one.type}{' ' if one.type == 'DGRAM' else ''} "
-    if one.source is None or one.destination is None:
-        return start
+    if one.source is None or one.destination is None:  # also of a kernel without IPv6
+        return f"{start}(cannot get IPv6 addresses)" if one.family == "INET6" else start
     if one.family == "INET":
         source, destination = one.source, one.destination
         return f"{start} {source.address}-{source.port} {destination.address}-{destination.port}"
