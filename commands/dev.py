@@ -53,9 +53,10 @@ class BlockDevice:
 
 
 def _index(word: str) -> int:
-    """As atoi(3) reads a number."""
+    """As atoi(3) reads a number: what is too large for an int loses its high bits."""
     found = re.match(r"\s*([+-]?\d+)", word)
-    return int(found[1]) if found else 0
+    number = max(-(1 << 63), min(int(found[1]), (1 << 63) - 1)) if found else 0
+    return (number + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 @command(
