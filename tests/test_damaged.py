@@ -25,7 +25,10 @@ EVERY = (
     *("p init_task", "p runqueues:a", "p modules", "struct -p task_struct init_task"),
     *("dev", "dev -i", "dev -p", "dev -d", "net", "net -a", "net -n", "foreach net -S"),
     *("foreach net", "ipcs", "ipcs -M", "swap", "mach", "mach -m", "mach -c"),
-    "task_struct.files.fdt init_task",
+    *("task_struct.files.fdt init_task", "foreach sig", "foreach sig -g", "fuser /dev/console"),
+    *("waitq log_wait", "search -c Linux", "search -t 0", "search -u 0", "search -p -h -x 1 abcd"),
+    *("tree -t x -p -r pid_namespace.idr init_pid_ns", "tree -t m -v sparse_irqs"),
+    "tree -l -o vmap_area.rb_node free_vmap_area_root",
 )
 SECONDS = 60  # for one dump; a healthy one takes one
 
