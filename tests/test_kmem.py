@@ -81,6 +81,15 @@ def test_page_line(opened: Opened) -> None:
     ]
 
 
+def test_physical_addresses_of_more_than_4_gib_are_wider(opened: Opened) -> None:
+    pages = part(opened("vmcore-null"), "pages")
+    low = pages.PageInfo(0xFFFFEA0000000040, 0x1000, 0, 0, 1, 0, (), 9)
+    assert list(pages.page_lines([low])) == [
+        "      PAGE        PHYSICAL      MAPPING       INDEX CNT FLAGS",
+        "ffffea0000000040      1000                0        0  1 0",
+    ]
+
+
 def test_pages_as_json(opened: Opened) -> None:
     found = [json.loads(line) for line in printed(opened("vmcore-null"), "kmem -p 1000 --json")]
     assert found[0]["physical"] == "0x1000"
@@ -504,6 +513,14 @@ def test_what_is_at_an_address(opened: Opened) -> None:
     assert printed(session, "kmem 3ffff0000000")[1] == (
         "3ffff0000000: physical address not found in mem map"
     )
+
+
+def test_every_task_is_found_by_its_address(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    for task in list(session.dump.tasks)[::12]:
+        found = [json.loads(line) for line in printed(session, f"kmem {task.address:x} --json")]
+        [told] = [one["found"] for one in found if one.get("what") == "task"]
+        assert told["task"] == hex(task.address)
 
 
 def test_a_search_goes_on_where_the_dump_has_a_hole(

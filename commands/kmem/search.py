@@ -131,7 +131,10 @@ class Searcher:
         return next((t for t in self.dump.tasks if 0 <= address - t.stack < size), None)
 
     def _in_task_struct(self, address: int) -> Task | None:
-        size = sizeof(self.prog.type("struct task_struct"))
+        try:  # the registers at its end may take less room than the type has for them
+            size = self.prog["arch_task_struct_size"].value_()
+        except LookupError:
+            size = sizeof(self.prog.type("struct task_struct"))
         return next((t for t in self.dump.tasks if 0 <= address - t.address < size), None)
 
     @cached_property

@@ -36,13 +36,16 @@ def vmap_areas(prog: Program, report: Callable[[str], None]) -> list[VmapArea]:
         chain = linked(words, head, seen)
         for entry in chain.entries:
             area = entry - link
-            with skipping(f"vmap_area {area:x}"):
+            try:
                 owner = words.at(area + vm)
                 used = owner if flags is None else words.at(area + flags) == VM_VM_AREA
-                if used:
-                    found.append(
-                        VmapArea(area, owner, words.at(area + start), words.at(area + end))
-                    )
+                bounds = words.at(area + start), words.at(area + end)
+            except FaultError as fault:
+                with skipping(f"vmap_area {area:x}"):
+                    raise fault
+                continue
+            if used:
+                found.append(VmapArea(area, owner, *bounds))
         if chain.duplicate is not None:
             report(f"duplicate list entry: {chain.duplicate:x}")
         if chain.fault is not None:
