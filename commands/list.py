@@ -141,7 +141,7 @@ def linked_list(
     for at in pointers:
         entry, wrong = shown.entry(at)
         yield entry
-        if wrong:
+        if wrong is not None:
             raise CommandError(f"invalid structure name: {wrong}")
 
 

@@ -86,7 +86,7 @@ class Given:
     """What a line asks for."""
 
     address: int = 0
-    struct: str = ""
+    struct: str | None = None
     array: int | None = None
     pointers: bool = False
     verbose: bool = False
@@ -115,7 +115,7 @@ def sbitmapq(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Queue | Used]
     """
     asked = given(dump, words)
     of: Compound | None = None
-    if asked.struct:
+    if asked.struct is not None:
         of = compound(dump.gdb, asked.struct.partition(".")[0])
         if of is None or not of.size:
             raise CommandError(f"invalid data structure reference: {asked.struct}")
@@ -248,6 +248,7 @@ def _waiting(states: Object) -> Iterator[WaitState]:
 
 def _used(dump: Dump, asked: Given, of: Compound, bitmap: _Bitmap) -> Iterator[Used]:
     assert asked.array is not None
+    assert asked.struct is not None
     _, dot, listed = asked.struct.partition(".")
     paths = listed.replace(",", " ").split() if dot else []
     step = 8 if asked.pointers else of.size
@@ -278,7 +279,7 @@ def given(dump: Dump, words: Sequence[str]) -> Given:
     for option, argument in options:
         word = argument or ""
         if option.dest == "struct":
-            if asked.struct:
+            if asked.struct is not None:
                 raise CommandError(f"-s option ({asked.struct}) already entered")
             asked.struct = word
         elif option.dest == "array":
@@ -300,9 +301,9 @@ def given(dump: Dump, words: Sequence[str]) -> Given:
         raise CommandError(f"invalid command argument: {rest[0]}")
     asked.address = _kernel_address(dump, rest[0])
     wrong = ""
-    if asked.struct and asked.array is None:
+    if asked.struct is not None and asked.array is None:
         wrong = "-s option requires -a option"
-    elif asked.array is not None and not asked.struct:
+    elif asked.array is not None and asked.struct is None:
         wrong = "-a option is used with -s option only"
     elif asked.pointers and asked.array is None:
         wrong = "-p option requires -a option"

@@ -173,7 +173,7 @@ def _filled(found: Entry, asked: Given, shown: Shown) -> Iterator[Entry]:
         found.depth if asked.verbose else None,
         asked.direct,
     )
-    if wrong:
+    if wrong is not None:
         raise CommandError(f"invalid structure name: {wrong}")
 
 
@@ -293,6 +293,8 @@ def _offset(dump: Dump, word: str, letter: str) -> int:
         return stol(word)
     found = member_offset(dump, word)
     if found is None:
+        if word.count(".") > 1:
+            word = word.partition(".")[0]  # of a path crash leaves no more
         raise CommandError(f"invalid -{letter} argument: {word}")
     return found
 

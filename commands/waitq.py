@@ -87,6 +87,8 @@ def waitq(dump: Dump, *, words: Sequence[str] = ()) -> Iterator[Waiter | Empty |
             return
         queue = (queue + place.offset) & WORD
     else:
+        if not word:
+            raise CommandError("The length of the symbol name is zero!")
         symbol = dump.symbols.named(word)
         if symbol is None:
             raise CommandError(f'cannot resolve "{word}"')
