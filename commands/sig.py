@@ -13,6 +13,7 @@ from crashpy.command import Address, CommandError, command, flag, operands, valu
 from crashpy.faults import skipping
 from crashpy.gdb.types import members
 from crashpy.kernel.pid import Layout
+from crashpy.kernel.vfs import shared
 from crashpy.numbers import htol, is_number
 from crashpy.tasks import Task, named
 from crashpy.text import task_header
@@ -158,7 +159,7 @@ def sig(
             dump.report(f"invalid task or pid value: {word}\n")
     if not chosen and not wrong:
         chosen.append(dump.context)
-    reader = _Reader(dump)
+    reader = shared(dump.prog, _Reader, lambda: _Reader(dump))
     idle = False  # the idle tasks are one group, shown once
     for task in chosen:
         if not group:
@@ -298,18 +299,17 @@ def _group_lines(record: Signals) -> Iterator[str]:
     if not record.signal_struct:
         return
     yield f" SIG {'SIGACTION':^16} {'HANDLER':>10} {'MASK':^16} {'FLAGS':<16}"
-    for action in record.actions:
-        handler = HANDLERS.get(action.handler, f"{action.handler:x}")
-        yield (
-            f"{f'[{action.signal}]':>4} {action.sigaction:<16x} {handler:>10} "
-            f"{action.mask:016x} {action.flags:x} {_flags(action.flags)}"
-        )
+    for number, address, *what in record.actions:
+        yield f"{f'[{number}]':>4} {address:<16x} {_action(*what)}"
 
 
 @cache
-def _flags(word: int) -> str:
-    names = [name for name, bit in FLAGS.items() if word & bit]
-    return f"({'|'.join(names)})" if names else ""
+def _action(handler: int, mask: int, flags: int) -> str:
+    """Most are the same."""
+    name = HANDLERS.get(handler, f"{handler:x}")
+    names = [name for name, bit in FLAGS.items() if flags & bit]
+    meaning = f"({'|'.join(names)})" if names else ""
+    return f"{name:>10} {mask:016x} {flags:x} {meaning}"
 
 
 def _thread_lines(thread: Thread) -> Iterator[str]:
