@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TRACER = "nopl   0x0(%rax,%rax,1)"
 CACHE_LINE = 64  # bytes
 WINDOW = 10  # lines that gdb's `list` shows at once, half of them before the one it is about
-END_OF_FUNCTION = "\t}"
+END_OF_FUNCTION = "}"
 EXCLUSIVE = {
     frozenset("dx"): "-d and -x are mutually exclusive",
     frozenset("rf"): "-r and -f are mutually exclusive",
@@ -521,18 +521,14 @@ def _source(dump: Dump, start: Start, most: int | None) -> Iterator[Record]:
 
 def _listed(text: Sequence[str], place: SourceFile, most: int | None) -> Iterator[Record]:
     chosen = place.line
-    first = max(chosen - WINDOW // 2, 1)
-    ended = False
-    for number in range(first, len(text) + 1):
+    for number in range(max(chosen - WINDOW // 2, 1), len(text) + 1):
         if most is not None and number > chosen + most:
-            ended = True
-            break
+            yield SourceEnd()
+            return
         yield SourceLine(number, text[number - 1], number == chosen)
-        if most is None and number > chosen and text[number - 1] == END_OF_FUNCTION[1:]:
-            ended = True
-            break
-    if ended:
-        yield SourceEnd()
+        if most is None and number > chosen and text[number - 1] == END_OF_FUNCTION:
+            yield SourceEnd()
+            return
 
 
 @dis.text

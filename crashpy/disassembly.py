@@ -247,7 +247,9 @@ YOUNG_OPERANDS = {
     (0xF3, 0x1C7, 6): "senduipi",
     (0xF3, 0x2F8, None): "enqcmds",
 }
-UNDEFINED = {0x1B9: "ud1", 0x1FF: "ud0"}  # capstone does not read their operands
+RESERVED = range(0x11A, 0x120)  # do nothing, unless they have a name
+# capstone does not read the operands of the first two, and not 67 63.
+MISREAD = {0x1B9: "ud1", 0x1FF: "ud0", 0x63: "movsxd"}
 # x87: what capstone leaves out.
 TOP = "%st"
 TOP_LAST = _set("fadd fcomi fcompi fdiv fdivr fmul fsub fsubr fucomi fucompi")
@@ -303,7 +305,7 @@ class Disassembler:
             found = self._capstone.disasm_lite(data[at : at + CHUNK], at)
             for start, size, name, operands in found:
                 code = data[start : start + size]
-                if name in UNDEFINED.values() or _has_idle_rex(code):
+                if name in MISREAD.values() or _has_idle_rex(code):
                     break
                 end = start + size
                 key = code, name, "" if operands[:2] == "0x" else operands
@@ -318,12 +320,24 @@ class Disassembler:
                     break
                 yield _placed(address + start, code, *known)
             if end == at:
-                size, text, distance = unknown(data[at : at + LONGEST])
+                rest = data[at : at + LONGEST]
+                size, text, distance = self._locked(rest) or unknown(rest)
                 if size > len(data) - at:
                     return
                 end = at + size
                 yield _placed(address + at, data[at:end], text, distance)
             at = end
+
+    def _locked(self, data: bytes) -> tuple[int, str, int | None] | None:
+        """What cannot be locked, which is why capstone refuses it."""
+        prefixes = head(data).prefixes
+        if 0xF0 not in prefixes:
+            return None
+        rest = prefixes.replace(b"\xf0", b"") + data[len(prefixes) :]
+        for _, size, name, operands in self._capstone.disasm_lite(rest, 0, 1):
+            size += len(data) - len(rest)
+            return size, *spelled(data[:size], name, operands)
+        return None
 
 
 def _placed(address: int, code: bytes, text: str, distance: int | None) -> Instruction:
@@ -367,7 +381,9 @@ def unknown(data: bytes) -> tuple[int, str, int | None]:
     parts = head(data)
     prefix = parts.prefixes[-1] if parts.prefixes else 0
     for middle in (None, parts.modrm >> 3 & 7):
-        young = YOUNG_OPERANDS.get((prefix, parts.code, middle)) or UNDEFINED.get(parts.code)
+        young = YOUNG_OPERANDS.get((prefix, parts.code, middle)) or MISREAD.get(parts.code)
+        if middle is not None and parts.code in RESERVED and parts.modrm >> 6 == 3:
+            young = "nop"
         if young is not None:
             return _young(data, parts, young, register=middle is None)
     size = len(parts.prefixes)
@@ -379,7 +395,8 @@ def unknown(data: bytes) -> tuple[int, str, int | None]:
             return size, " ".join(words), None
     if parts.vector:
         return size + 1 if parts.vector == 0xC4 else parts.end, BAD, None
-    return parts.end, " ".join((*words, BAD)), None
+    end = parts.end + (0xD8 <= parts.code < 0xE0)  # of x87 the second byte tells which
+    return end, " ".join((*words, BAD)), None
 
 
 def _young(data: bytes, parts: Head, name: str, *, register: bool) -> tuple[int, str, int | None]:
@@ -559,8 +576,12 @@ def _prefix(parts: Head, prefix: int, name: str, reads_memory: bool) -> str:
     code = parts.code
     if prefix in (0xF2, 0xF3):
         return _repeat(parts, prefix, name, reads_memory)
-    if prefix in SEGMENTS or prefix == 0x67:
+    if prefix == 0x67:
         return "" if reads_memory or code in STRINGS else PREFIXES[prefix]
+    if prefix in KINDS and "{s}" in STRINGS.get(code, ""):
+        return ""
+    if prefix in SEGMENTS:
+        return "" if reads_memory else PREFIXES[prefix]
     if prefix == 0x66 and parts.map:
         idle = parts.map == 1 and (parts.is_branch or parts.opcode in NEVER_SHORT)
         return "data16" if idle else ""

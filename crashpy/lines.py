@@ -117,7 +117,8 @@ class SourceFile:
         candidates += [Path(place, Path(name).name) for place in folders]
         for candidate in candidates:
             try:
-                return candidate.read_text(errors="surrogateescape").split("\n")
+                text = candidate.read_text(errors="surrogateescape")
+                return text.removesuffix("\n").split("\n")
             except OSError:
                 continue
         return None

@@ -28,6 +28,7 @@ EVERY = (
     *("task_struct.files.fdt init_task", "foreach sig", "foreach sig -g", "fuser /dev/console"),
     *("waitq log_wait", "search -c Linux", "search -t 0", "search -u 0", "search -p -h -x 1 abcd"),
     *("tree -t x -p -r pid_namespace.idr init_pid_ns", "tree -t m -v sparse_irqs"),
+    *("dis schedule", "dis -l loop_queue_rq", "dis -f (vfs_read+9)", "dis ffffffffa5d5c1de 100"),
     "tree -l -o vmap_area.rb_node free_vmap_area_root",
 )
 SECONDS = 60  # for one dump; a healthy one takes one
