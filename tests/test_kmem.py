@@ -15,7 +15,13 @@ from drgn.helpers.linux.slab import find_slab_cache, slab_cache_for_each_allocat
 
 import crashpy
 from crashpy.command import Address
-from crashpy.kernel.pages import gather, mem_map, present_sections, readable
+from crashpy.kernel.pages import (
+    gather,
+    kernel_to_physical,
+    mem_map,
+    present_sections,
+    readable,
+)
 from crashpy.kernel.percpu import percpu_counter_sum
 from crashpy.kernel.slab import Slub
 from crashpy.session import Session
@@ -318,7 +324,8 @@ def test_free_lists_with_a_hole_show_both_ends(
     def fail(address: int, *_: object) -> bytes:
         raise FaultError("not there", address)
 
-    fresh.dump.prog.add_memory_segment(middle & ~0xFFF, 4096, fail)
+    behind = kernel_to_physical(fresh.dump.prog, middle & ~0xFFF)
+    fresh.dump.prog.add_memory_segment(behind, 4096, fail, True)
     again = next(other for other in free_lists(fresh) if other["head"] == one["head"])
     lost = [int(page, 16) & ~0xFFF == middle & ~0xFFF for page in one["listed"]]
     first, last = lost.index(True), len(lost) - lost[::-1].index(True)
@@ -331,7 +338,10 @@ def test_a_free_list_in_circles_ends(fresh: Session) -> None:
     one = next(one for one in free_lists(fresh) if len(one["listed"]) > 2)
     lru = mem_map(fresh.dump.prog).page_type.member("lru").offset
     entries = [int(page, 16) + lru for page in one["listed"]]
-    overwrite(fresh, entries[2], entries[0])
+    behind, word = kernel_to_physical(fresh.dump.prog, entries[2]), struct.pack("<Q", entries[0])
+    fresh.dump.prog.add_memory_segment(
+        behind, 8, lambda _, count, offset, __: word[offset : offset + count], True
+    )
     assert broken(fresh, "kmem -f")[0] == f"kmem: duplicate list entry: {entries[0]:x}"
     assert broken(fresh, "kmem -f")[1].startswith("kmem: corrupted free list ")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from crashpy.command import Address
 from crashpy.dump import Dump
@@ -33,9 +34,8 @@ class FreeZone:
     several_nodes: bool = field(default=False, repr=False)
 
 
-@dataclass(frozen=True)
-class FreeList:
-    """The free blocks of a size and a migrate type."""
+class FreeList(NamedTuple):
+    """The free blocks of a size and a migrate type. A tuple: each zone has dozens."""
 
     node: int
     zone: int
@@ -45,6 +45,9 @@ class FreeList:
     blocks: int
     pages: int
     listed: tuple[Address, ...] | None = None  # struct page * of each block, with -F
+
+    def __json__(self) -> dict[str, Any]:
+        return self._asdict()
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def free_pages(dump: Dump, *, listed: bool = False) -> Iterator[Record]:
         for one, entries in lists.lists(zone):
             found += one.pages
             if listed:
-                one = replace(one, listed=tuple(map(lists.page, entries)))
+                one = one._replace(listed=tuple(map(lists.page, entries)))
             yield one
     yield FreeTotal(total, found)
 
@@ -205,7 +208,10 @@ def lines(records: Iterable[Record]) -> Iterator[str]:
     lookups = 0
     area_header = False
     for record in records:
-        if isinstance(record, FreeZone):
+        if isinstance(record, FreeList):
+            yield from _list_lines(record, area_header)
+            area_header = False
+        elif isinstance(record, FreeZone):
             if record.several_nodes and record.zone == 0:
                 yield from ("NODE", f" {record.node:2}") if first else _next_node(record)
             elif not first:
@@ -213,9 +219,6 @@ def lines(records: Iterable[Record]) -> Iterator[str]:
             yield ZONE_HEADER
             yield zone_line(record)
             first, area_header = False, True
-        elif isinstance(record, FreeList):
-            yield from _list_lines(record, area_header)
-            area_header = False
         elif isinstance(record, FreeTotal):
             agrees = record.free_pages == record.found
             yield ""

@@ -7,11 +7,13 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from drgn import FaultError, Program
+from drgn import Architecture, FaultError, Program
 
-from crashpy.kernel.pages import byte_order
+from crashpy.kernel.pages import byte_order, mem_map
+from crashpy.kernel.paging import Paging
 
 PIECE, MOST_PIECES = 4096, 1 << 14
+HUGE = 1 << 21  # the pages that x86-64 maps the array of struct pages with
 LETTERS = {4: "I", 8: "Q"}  # struct's, by size
 
 
@@ -24,6 +26,13 @@ class Words:
         self._odd, self._shift = self.size - 1, self.size.bit_length() - 1
         self._swapped = byte_order(prog) != sys.byteorder
         self._pieces: dict[int, Sequence[int]] = {}
+        self._huge: dict[int, int | None] = {}  # page -> physical address
+        platform = prog.platform
+        native = platform is not None and platform.arch == Architecture.X86_64
+        pages = mem_map(prog)
+        ends = [(s.mem_map, s.mem_map + s.pages * pages.entry) for s in pages.sections if native]
+        start, end = min(ends, default=(0, 0))[0], max(ends, default=(0, 0))[1]
+        self._mapped = range(start, end)
 
     def at(self, address: int) -> int:
         """Raises FaultError."""
@@ -35,7 +44,7 @@ class Words:
             return self._piece(address)[address % PIECE >> self._shift]
 
     def _piece(self, address: int) -> Sequence[int]:
-        data = self._prog.read(address // PIECE * PIECE, PIECE)
+        data = self._read(address // PIECE * PIECE)
         words = array(LETTERS[self.size], data)
         if self._swapped:
             words.byteswap()
@@ -43,6 +52,20 @@ class Words:
             self._pieces.clear()
         self._pieces[address // PIECE] = words
         return words
+
+    def _read(self, address: int) -> bytes:
+        """A piece; of the array of struct pages without a walk of page tables for each."""
+        if address not in self._mapped:
+            return self._prog.read(address, PIECE)
+        page = address // HUGE
+        if page not in self._huge:
+            pgd = self._prog["init_mm"].pgd.value_()
+            walk = Paging.of(self._prog).walk(self._prog, pgd, page * HUGE)
+            where = walk.page if walk.size >= HUGE else None
+            self._huge[page] = None if where is None else where + page * HUGE % walk.size
+        if (physical := self._huge[page]) is None:
+            return self._prog.read(address, PIECE)
+        return self._prog.read(physical + address % HUGE, PIECE, True)
 
 
 class Chain(NamedTuple):
