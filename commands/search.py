@@ -455,18 +455,47 @@ def _strings(wanted: Search) -> Look:
         last = _Page(-1, b"")
         stop = end & ~7 if end != WORD else 1 << 64
         for addresses, data in pieces:
-            whole = data.tobytes()
-            for row, page in enumerate(addresses.tolist()):
-                low, high = max(start, page), min(stop, page + PAGE)
-                if low >= high:
-                    continue
-                content = whole[row * PAGE : (row + 1) * PAGE]
-                yield from _crossing(strings, last, page, content, owner)
-                searched = content[low - page : high - page]
-                yield from _inside(strings, low, searched, owner)
-                last = _Page(high, searched[-(longest - 1) :] if longest > 1 else b"")
+            whole, pages = data.tobytes(), addresses.tolist()
+
+            def searched(
+                row: int, whole: bytes = whole, pages: list[int] = pages
+            ) -> tuple[int, bytes]:
+                """What counts of a page, and where that begins."""
+                page = pages[row]
+                low, high = max(start, page), max(start, page, min(stop, page + PAGE))
+                return low, whole[row * PAGE + low - page : row * PAGE + high - page]
+
+            def ended(row: int, searched: Callable[[int], tuple[int, bytes]] = searched) -> _Page:
+                low, part = searched(row)
+                return _Page(low + len(part), part[-(longest - 1) :] if longest > 1 else b"")
+
+            for row in _rows(strings, last.tail, whole):
+                before = ended(row - 1) if row else last
+                low, part = searched(row)
+                if part:
+                    content = whole[row * PAGE : (row + 1) * PAGE]
+                    yield from _crossing(strings, before, pages[row], content, owner)
+                    yield from _inside(strings, low, part, owner)
+            last = ended(len(pages) - 1)
 
     return look
+
+
+def _rows(strings: Sequence[bytes], tail: bytes, whole: bytes) -> list[int]:
+    """The pages in which a string may begin or end."""
+    found = set()
+    for string in strings:
+        if string in tail + whole[: len(string) - 1]:
+            found.add(0)
+        at = whole.find(string)
+        while at >= 0:
+            row = at // PAGE
+            found |= {row, (at + len(string) - 1) // PAGE}
+            # Of a page that is to be looked through anyway one find is enough.
+            inside = at + len(string) <= (row + 1) * PAGE
+            following = max(at + 1, (row + 1) * PAGE - len(string) + 1) if inside else at + 1
+            at = whole.find(string, following)
+    return sorted(found)
 
 
 def _crossing(
