@@ -207,11 +207,16 @@ def lines(records: Iterable[Record]) -> Iterator[str]:
     first = True  # of the zones
     lookups = 0
     area_header = False
+    rows: list[str] = []  # a zone's lists as one string: to hand on each line takes its time
     for record in records:
         if isinstance(record, FreeList):
-            yield from _list_lines(record, area_header)
+            rows += _list_lines(record, area_header)
             area_header = False
-        elif isinstance(record, FreeZone):
+            continue
+        if rows:
+            yield "\n".join(rows)
+            rows = []
+        if isinstance(record, FreeZone):
             if record.several_nodes and record.zone == 0:
                 yield from ("NODE", f" {record.node:2}") if first else _next_node(record)
             elif not first:

@@ -12,6 +12,7 @@ from crashpy.kernel.vmalloc import KernelPages, VmapArea, vmap_areas
 from crashpy.text import centered
 
 HEADER = "   VMAP_AREA         VM_STRUCT                 ADDRESS RANGE                SIZE"
+BLOCK = 64  # lines handed on together
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,21 @@ def mapping(dump: Dump, found: Iterable[VmapArea], physical: int) -> Iterator[Vm
 
 def lines(records: Iterable[Record]) -> Iterator[str]:
     """Its dump_vmap_area(); the header comes once."""
-    header = False
+    header, together = False, BLOCK
+    rows: list[str] = []
     for one in records:
         if isinstance(one, MappedArea):
-            yield line(one)
-        elif one.count and not header:
-            yield HEADER
-            header = True
+            rows.append(line(one))
+        else:
+            together = BLOCK if one.address is None else 1
+            if one.count and not header:
+                rows.append(HEADER)
+                header = True
+        if len(rows) >= together:
+            yield "\n".join(rows)
+            rows = []
+    if rows:
+        yield "\n".join(rows)
 
 
 def line(area: MappedArea) -> str:
