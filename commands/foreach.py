@@ -147,8 +147,8 @@ def foreach(
       active          the task on each CPU
       RU IN UN ...    tasks in one state: RU, IN, UN, ST, TR, ZO, DE, PA, WA, ID, NE
 
-    COMMAND is bt, vm, files, set or ps; task, net, sig and vtop where there are
-    these commands. OPTIONS are those of the command that mean the same for any task.
+    COMMAND is bt, vm, files, net, set, task, vtop or ps; sig where there is that
+    command. OPTIONS are those of the command that mean the same for any task.
 
     EXAMPLES
       foreach UN bt                    where every blocked task waits

@@ -133,7 +133,7 @@ def linked_list(
         walk.start = first
     elif walk.head_format:
         walk.start += walk.head
-    shown = _Shown(dump, walk)
+    shown = Shown(dump, walk)
     if walk.brent:
         pointers = _brent(dump, memory, walk, step)
     else:
@@ -141,7 +141,7 @@ def linked_list(
     for at in pointers:
         entry, wrong = shown.entry(at)
         yield entry
-        if wrong:
+        if wrong is not None:
             raise CommandError(f"invalid structure name: {wrong}")
 
 
@@ -368,7 +368,7 @@ def _loop(dump: Dump, walk: Walk, follow: Callable[[int], int | None], length: i
     raise CommandError(f"duplicate list entry: {slow or 0:x}")
 
 
-class _Shown:
+class Shown:
     """Reads the structures that entries lie in."""
 
     def __init__(self, dump: Dump, walk: Walk) -> None:

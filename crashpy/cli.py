@@ -63,6 +63,7 @@ OPTIONS = (
     ("-e", "vi|emacs", "keys of the line editor"),
     ("-d", "NUMBER", "debug level: from 1 on, an unexpected error shows where it happened"),
     ("--mod", "DIR", "look for modules with debug information in DIR"),
+    ("--src", "DIR", "the kernel's source is in DIR, for `dis -s`"),
     ("--debuginfo", "auto|dwarf|btf", "where types come from: vmlinux, or the dump's own BTF"),
     ("--kallsyms", "FILE", "a System.map, for a dump without vmlinux that hides its symbols"),
     ("--log", "VMCORE...", "the kernel's log, and leave; nothing but the dump is needed"),
@@ -84,7 +85,6 @@ OPTIONS = (
     ("--demo", "", "open the sample dump of a crashpy checkout"),
     ("--kaslr", "auto", "nothing: the offset is always found in the dump"),
     ("--hash", "NUMBER", "nothing: no table has a fixed size"),
-    ("--src", "DIR", "nothing: no command shows source text yet"),
 )
 
 _GDB = "there is no gdb inside"
@@ -328,6 +328,7 @@ def _open(wanted: Arguments, settings: Settings) -> Session:
             paths,
             options=OpenOptions(
                 module_dirs=tuple(module_dirs),
+                source_dir=wanted.last("--src") or "",
                 cache="--no-cache" not in wanted,
                 zero_excluded=settings.zero_excluded,
                 debuginfo=wanted.last("--debuginfo") or "auto",

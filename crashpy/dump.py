@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from drgn import FaultError, Program
 
 if TYPE_CHECKING:
+    from crashpy.disassembly import Disassembler
     from crashpy.elf import ElfSymbols
     from crashpy.gdb.target import Target
     from crashpy.opening.options import OpenOptions
@@ -137,6 +138,12 @@ class Dump:
         from crashpy.gdb.target import Target
 
         return Target(self)
+
+    @cached_property
+    def disassembler(self) -> Disassembler:
+        from crashpy.disassembly import Disassembler
+
+        return Disassembler()
 
     @property
     def context(self) -> Task:

@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,13 +87,51 @@ class FileLines:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A line of a source file, named as the compiler was given it."""
+
+    directory: str  # where it was compiled
+    name: str
+    line: int
+
+    def __str__(self) -> str:
+        name = self.name
+        path = name if name.startswith("/") else f"{self.directory.rstrip('/')}/{name}"
+        while "//" in path:
+            path = path.replace("//", "/")
+        return f"{path}: {self.line}"
+
+    def read(self, folder: str = "") -> list[str] | None:
+        """The file's lines; None where it is neither as compiled, nor in the folder.
+
+        gdb's find_and_open_source(): the name in each directory, then only its last part.
+        """
+        name = self.name
+        if folder and folder.startswith("~"):
+            folder = str(Path(folder).expanduser())
+        folders = [*((folder,) if folder else ()), self.directory, "."]
+        assembly = sorted(Path(folder).glob("arch/*/include/asm"))[:1] if folder else []
+        folders[1:1] = map(str, assembly)
+        candidates = [Path(name)] if name.startswith("/") else []
+        candidates += [Path(place, name.lstrip("/")) for place in folders]
+        candidates += [Path(place, Path(name).name) for place in folders]
+        for candidate in candidates:
+            try:
+                text = candidate.read_text(errors="surrogateescape")
+                return text.removesuffix("\n").split("\n")
+            except OSError:
+                continue
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """The lines of one compilation unit."""
 
     directory: str
     files: list[FileLines]
 
-    def line(self, address: int) -> str | None:
+    def place(self, address: int) -> SourceFile | None:
         """gdb's find_pc_sect_line(): the file whose last row is the closest."""
         best: tuple[int, str, int] | None = None
         for file in self.files:
@@ -101,11 +140,7 @@ class Table:
                 best = file.starts[at], file.name, file.lines[at]
         if best is None:
             return None
-        _, name, line = best
-        path = name if name.startswith("/") else f"{self.directory.rstrip('/')}/{name}"
-        while "//" in path:
-            path = path.replace("//", "/")
-        return f"{path}: {line}"
+        return SourceFile(self.directory, *best[1:])
 
 
 class Lines:
@@ -124,8 +159,8 @@ class Lines:
         self._data: dict[str, tuple[Buffer, int]] = {}
         self._relocations: dict[str, tuple[memoryview, memoryview]] = {}
 
-    def at(self, address: int) -> str | None:
-        """``FILE: LINE``, None where there is no line."""
+    def at(self, address: int) -> SourceFile | None:
+        """The line of an address; as a string it is ``FILE: LINE``."""
         address -= self._bias
         starts, ends, units = self._ranges
         at = bisect_right(starts, address) - 1
@@ -138,7 +173,7 @@ class Lines:
             except (IndexError, ValueError, struct.error):
                 self._tables[unit] = None
         table = self._tables[unit]
-        return table.line(address) if table else None
+        return table.place(address) if table else None
 
     def _at(self, name: str, offset: int, size: int = 0) -> Cursor:
         """A place in a section.

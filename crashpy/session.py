@@ -354,10 +354,12 @@ class Session:
     def report(self, text: str) -> None:
         """A remark of the running command; it is shown before the command's next line.
 
-        One that says WARNING: or NOTE: itself has no command before it (crash's error()).
+        One that says WARNING: or NOTE: itself has no command before it (crash's error()),
+        unless it names it.
         """
         report = self._failure(text, self.speaker)
-        self._reports.append(Report(text) if text.startswith(("WARNING: ", "NOTE: ")) else report)
+        itself = text.startswith(("WARNING: ", "NOTE: ", f"{self.speaker}: WARNING: "))
+        self._reports.append(Report(text) if itself else report)
 
     @contextlib.contextmanager
     def speaking_as(self, name: str) -> Iterator[None]:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from drgn import Program, RelocatableModule
 
 from crashpy.command import Address
-from crashpy.elf import EM_X86_64, STT_FILE, ElfSymbols
+from crashpy.elf import EM_X86_64, STT_FILE, STT_FUNC, ElfSymbols
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
-    from crashpy.lines import Lines
+    from crashpy.lines import Lines, SourceFile
     from crashpy.modules import Module
 
 # gcc's and clang's endings of the names of copies of a function (crash's strip_symbol_end()).
@@ -654,6 +654,26 @@ class SymbolTable:
                 return size or None
         return None
 
+    def code_size(self, symbol: Symbol) -> int | None:
+        """The same, of a function of a loaded module as well."""
+        if symbol.module is None:
+            if (known := self.size(symbol)) is not None:
+                return known
+            kernel = self.kernel  # an alias of an object has no size of its own
+            sizes = [kernel.elf.sizes[kernel._order[at]] for at in kernel.run(symbol.address)]
+            return next(filter(None, reversed(sizes)), None)
+        module = self.module_of(symbol.address)
+        if module is None or module.elf is None:
+            return None
+        elf = module.elf
+        bases = {section.name: section.address for section in module.sections}
+        for head, value, size in zip(elf.heads, elf.values, elf.sizes, strict=True):
+            if size and head >> 32 & 15 == STT_FUNC and head >> 48 < len(elf.sections):
+                base = bases.get(elf.sections[head >> 48].name)
+                if base is not None and base + value == symbol.address:
+                    return size
+        return None
+
     def is_text(self, address: int) -> bool:
         """Whether it is an address of kernel or module code (crash's is_kernel_text())."""
         for low, high in self._code:
@@ -716,10 +736,17 @@ class SymbolTable:
                     name = f"({name} module)" if offset else f"({name})"
         if not offset:
             return name
-        return f"{name}+{offset:#x}" if radix == 16 else f"{name}+{offset}"
+        if radix == 16:
+            return f"{name}+{offset:#x}"
+        return f"{name}+{offset - (offset >> 63 << 64)}"  # as a long
 
     def line(self, address: int) -> str | None:
         """``FILE: LINE`` of a text address as crash's `sym`, `bt -l`, `dis -l` show it."""
+        found = self.source(address)
+        return None if found is None else str(found)
+
+    def source(self, address: int) -> SourceFile | None:
+        """The line of the source that a text address belongs to."""
         module = self.module_of(address)
         if module is None:
             return self._lines.at(address) if self._lines else self._line_by_drgn(address)
@@ -740,12 +767,14 @@ class SymbolTable:
                 return Lines(elf, bias)
         return None
 
-    def _line_by_drgn(self, address: int) -> str | None:
+    def _line_by_drgn(self, address: int) -> SourceFile | None:
         """Without .debug_aranges, which clang does not write: what drgn knows."""
+        from crashpy.lines import SourceFile
+
         with suppress(LookupError):
             found = self._prog.source_location(address)[0]
             if found.filename and found.line:
-                return f"{found.filename}: {found.line}"
+                return SourceFile("/", found.filename, found.line)
         return None
 
 

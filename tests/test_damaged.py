@@ -20,8 +20,16 @@ EVERY = (
     *("log", "log -T", "bt -a", "bt -l", "bt -FF", "bt -T", "bt -E", "foreach bt"),
     *("foreach files", "foreach files -c", "foreach vm", "foreach vm -p", "foreach vm -m"),
     *("mod", "sym -l", "kmem -i", "kmem -s", "kmem -S", "kmem -p", "kmem -V", "kmem -z"),
+    *("kmem -f", "kmem -F", "kmem -v", "kmem -v 1000", "kmem -n", "kmem -o", "kmem -h"),
+    *("kmem -f 4400000", "kmem 1000", "kmem ffffffffa5d5c1de", "kmem ffffa0bb80f9cd98"),
     *("p init_task", "p runqueues:a", "p modules", "struct -p task_struct init_task"),
-    "task_struct.files.fdt init_task",
+    *("dev", "dev -i", "dev -p", "dev -d", "net", "net -a", "net -n", "foreach net -S"),
+    *("foreach net", "ipcs", "ipcs -M", "swap", "mach", "mach -m", "mach -c"),
+    *("task_struct.files.fdt init_task", "foreach sig", "foreach sig -g", "fuser /dev/console"),
+    *("waitq log_wait", "search -c Linux", "search -t 0", "search -u 0", "search -p -h -x 1 abcd"),
+    *("tree -t x -p -r pid_namespace.idr init_pid_ns", "tree -t m -v sparse_irqs"),
+    *("dis schedule", "dis -l loop_queue_rq", "dis -f (vfs_read+9)", "dis ffffffffa5d5c1de 100"),
+    "tree -l -o vmap_area.rb_node free_vmap_area_root",
 )
 SECONDS = 60  # for one dump; a healthy one takes one
 

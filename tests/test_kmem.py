@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from conftest import EXAMPLES
-from drgn import FaultError
-from drgn.helpers.linux.mm import for_each_page
+from drgn import FaultError, Object
+from drgn.helpers.linux.mm import follow_phys, for_each_page, for_each_vmap_area
+from drgn.helpers.linux.mmzone import for_each_present_section
 from drgn.helpers.linux.slab import find_slab_cache, slab_cache_for_each_allocated_object
 
 import crashpy
 from crashpy.command import Address
-from crashpy.kernel.pages import gather, mem_map, readable
+from crashpy.kernel.pages import (
+    gather,
+    kernel_to_physical,
+    mem_map,
+    present_sections,
+    readable,
+)
 from crashpy.kernel.percpu import percpu_counter_sum
 from crashpy.kernel.slab import Slub
 from crashpy.session import Session
@@ -77,6 +84,15 @@ def test_page_line(opened: Opened) -> None:
     assert "\n".join(pages.page_lines([info, empty])).split("\n")[1:] == [
         "ffffea0000000000        0 ffff888000001234        3  2 2c a,b",
         "ffffea0000000040 123456789000                0        0 -1 0",
+    ]
+
+
+def test_physical_addresses_of_more_than_4_gib_are_wider(opened: Opened) -> None:
+    pages = part(opened("vmcore-null"), "pages")
+    low = pages.PageInfo(0xFFFFEA0000000040, 0x1000, 0, 0, 1, 0, (), 9)
+    assert list(pages.page_lines([low])) == [
+        "      PAGE        PHYSICAL      MAPPING       INDEX CNT FLAGS",
+        "ffffea0000000040      1000                0        0  1 0",
     ]
 
 
@@ -251,6 +267,287 @@ def test_hardened_free_pointers() -> None:
         assert not chain.broken
     words[0x10048] = random ^ swapped(0x10048) ^ 0x999998
     assert slub.free_list(cache, slab, 0x10000).fault is not None
+
+
+# Free lists
+
+
+def free_lists(session: Session) -> list[dict[str, object]]:
+    found = [json.loads(line) for line in printed(session, "kmem -F --json")]
+    return [one for one in found if "listed" in one]
+
+
+def test_blocks_on_the_lists_are_those_that_zones_count(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    *_, total = (json.loads(line) for line in printed(session, "kmem -f --json"))
+    blocks = [one for one in free_lists(session) if one["listed"]]
+    assert sum(len(one["listed"]) << one["order"] for one in blocks) == total["found"]
+    assert total["found"] == total["free_pages"] > 0
+    pages = mem_map(session.dump.prog)
+    for one in blocks:  # as the page structure itself says it
+        page = Object(session.dump.prog, "struct page *", int(one["listed"][0], 16))
+        assert page.private.value_() == one["order"]
+        assert pages.pfn(page.value_()) % (1 << one["order"]) == 0
+
+
+def test_every_free_page_is_found_in_its_block(opened: Opened) -> None:
+    """Those behind another block, too, for which crash finds nothing."""
+    session = opened("vmcore-null")
+    for one in free_lists(session):
+        for block in one["listed"][:3]:
+            [_, found] = map(json.loads, printed(session, f"kmem -f {block} --json"))
+            assert found["block"] == block
+            assert found["head"] == one["head"]
+            assert found["place"] == 1
+            assert found["zone"]["name"] == "DMA32"
+
+
+def test_a_page_within_a_block(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    block = next(one["listed"][0] for one in free_lists(session) if one["order"] == 3)
+    pages = mem_map(session.dump.prog)
+    page = int(block, 16) + 2 * pages.entry
+    physical = pages.pfn(page) * pages.page_size + 0x10
+    first = int(block, 16)
+    assert printed(session, f"kmem -f {page:x}")[-1] == (f"{first:x}  ({page:x} is 3rd of 8 pages)")
+    assert printed(session, f"kmem -f {physical:x}")[-1] == (
+        f"{first:x}  ({physical:x} is in 3rd of 8 pages)"
+    )
+
+
+def test_free_lists_with_a_hole_show_both_ends(
+    fresh: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = next(one for one in free_lists(fresh) if len(one["listed"]) > 8)
+    middle = int(one["listed"][4], 16)
+
+    def fail(address: int, *_: object) -> bytes:
+        raise FaultError("not there", address)
+
+    behind = kernel_to_physical(fresh.dump.prog, middle & ~0xFFF)
+    fresh.dump.prog.add_memory_segment(behind, 4096, fail, True)
+    again = next(other for other in free_lists(fresh) if other["head"] == one["head"])
+    lost = [int(page, 16) & ~0xFFF == middle & ~0xFFF for page in one["listed"]]
+    first, last = lost.index(True), len(lost) - lost[::-1].index(True)
+    assert again["listed"] == one["listed"][:first] + one["listed"][last:]
+    assert "some of the free list" in caplog.text
+    assert printed(fresh, "kmem -f")[-1].startswith("nr_free_pages: 8771  (found ")
+
+
+def test_a_free_list_in_circles_ends(fresh: Session) -> None:
+    one = next(one for one in free_lists(fresh) if len(one["listed"]) > 2)
+    lru = mem_map(fresh.dump.prog).page_type.member("lru").offset
+    entries = [int(page, 16) + lru for page in one["listed"]]
+    behind, word = kernel_to_physical(fresh.dump.prog, entries[2]), struct.pack("<Q", entries[0])
+    fresh.dump.prog.add_memory_segment(
+        behind, 8, lambda _, count, offset, __: word[offset : offset + count], True
+    )
+    assert broken(fresh, "kmem -f")[0] == f"kmem: duplicate list entry: {entries[0]:x}"
+    assert broken(fresh, "kmem -f")[1].startswith("kmem: corrupted free list ")
+
+
+def test_free_zones_of_several_nodes(opened: Opened) -> None:
+    free = part(opened("vmcore-null"), "free")
+    zone = free.FreeZone(0, 0, "DMA", 4096, 0, Address(0xFFFFEA0000000000), Address(0), 0, True)
+    other = free.FreeZone(1, 0, None, 0, 0, None, Address(0x40000000), 0, True)
+    header = "ZONE  NAME        SIZE    FREE      MEM_MAP       START_PADDR  START_MAPNR"
+    assert list(free.lines([zone, other, free.FreeTotal(3, 2)])) == [
+        "NODE",
+        "  0",
+        header,
+        "  0   DMA         4096       0  ffffea0000000000       0            0     ",
+        "",
+        "-" * 74,
+        "",
+        "NODE",
+        "  1",
+        header,
+        "  0   (unknown)      0       0         0            40000000        0     ",
+        "",
+        "nr_free_pages: 3  (found 2)",
+    ]
+
+
+# Mapped areas
+
+
+def test_mapped_areas_are_those_of_the_kernel(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    count, *found = map(json.loads, printed(session, "kmem -v --json"))
+    expected = [
+        (area.va_start.value_(), area.va_end.value_())
+        for area in for_each_vmap_area(session.dump.prog)
+        if area.vm
+    ]
+    areas = [(int(area["start"], 16), int(area["end"], 16)) for area in found]
+    assert areas == sorted(expected)
+    assert all(area["bytes"] == int(area["end"], 16) - int(area["start"], 16) for area in found)
+    assert count["count"] >= len(expected)
+
+
+def test_a_mapped_page_is_found_by_where_it_is(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    stack = session.dump.tasks.with_pid(1)[0].stack
+    physical = follow_phys(session.dump.prog["init_mm"].address_of_(), stack).value_()
+    virtual = printed(session, f"kmem -v {stack:x}")
+    assert len(virtual) == 2
+    assert printed(session, f"kmem -v {physical + 8:x}") == virtual
+    assert printed(session, f"kmem -v {physical:x} {stack:x}") == [*virtual, virtual[1]]
+
+
+def test_a_hole_among_the_areas_costs_its_own(
+    fresh: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = printed(fresh, "kmem -v")
+    lost = int(before[40].split()[0], 16) & ~0xFFF
+
+    def fail(address: int, *_: object) -> bytes:
+        raise FaultError("not there", address)
+
+    fresh.dump.prog.add_memory_segment(lost, 4096, fail)
+    after = printed(fresh, "kmem -v")
+    at_end = len(after) - 1
+    assert 40 < at_end < len(before) - 1
+    assert set(after) < set(before)
+    assert after[-1] == before[-1]
+    assert "vmap areas" in caplog.text
+
+
+# Nodes
+
+
+def test_memory_blocks(opened: Opened) -> None:
+    nodes = part(opened("vmcore-null"), "nodes")
+    block = nodes.MemoryBlock(
+        Address(0xFF2162D681229400), "memory0", Address(0), Address(0x7FFFFFF), 0, "ONLINE", 0
+    )
+    older = nodes.MemoryBlock(
+        Address(0xFF2162D681229400), "memory1", Address(0x8000000), None, None, "OFFLINE", 1
+    )
+    assert list(nodes.lines([block])) == [
+        "",
+        "   MEM_BLOCK        NAME        PHYSICAL RANGE     NODE  STATE   START_SECTION_NO",
+        " ff2162d681229400   memory0           0 -  7ffffff  0    ONLINE  0           ",
+    ]
+    assert list(nodes.lines([older])) == [
+        "",
+        "   MEM_BLOCK        NAME       PHYSICAL START     STATE   START_SECTION_NO",
+        " ff2162d681229400  memory1         8000000        OFFLINE 1           ",
+    ]
+
+
+def test_states_of_memory_blocks(opened: Opened) -> None:
+    """Bits at first; an enum that counts from 0 in newer kernels."""
+    nodes = part(opened("vmcore-null"), "nodes")
+    assert nodes.block_states(())[4] == "OFFLINE"
+    assert nodes.block_states([("MEM_ONLINE", 0), ("MEM_OFFLINE", 2)]) == {
+        0: "ONLINE",
+        2: "OFFLINE",
+    }
+
+
+def test_nodes_as_json(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    node, *rest = map(json.loads, printed(session, "kmem -n --json"))
+    assert node["mem_map"] == hex(mem_map(session.dump.prog).page(1))
+    assert [zone["name"] for zone in rest if "zone" in zone] == ["DMA32", "Normal", "Movable"]
+    assert rest[-1]["state"] == "PMOE"
+
+
+def test_present_sections_are_those_drgn_finds(opened: Opened) -> None:
+    prog = opened("vmcore-null").dump.prog
+    expected = [
+        (number, section.value_(), section.section_mem_map.value_())
+        for number, section in for_each_present_section(prog)
+    ]
+    assert list(present_sections(prog)) == expected
+
+
+# Per-CPU memory, huge pages
+
+
+def test_offsets_and_huge_pages(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    offsets = [json.loads(line) for line in printed(session, "kmem -o --json")]
+    table = session.dump.prog["__per_cpu_offset"]
+    assert [one["offset"] for one in offsets] == [hex(table[cpu]) for cpu in range(4)]
+    [huge] = map(json.loads, printed(session, "kmem -h --json"))
+    assert (huge["page_bytes"], huge["free"], huge["total"]) == (2 << 20, 1, 2)
+
+
+def test_offline_cpus_are_marked(opened: Opened) -> None:
+    machine = part(opened("vmcore-null"), "machine")
+    offsets = [
+        machine.PerCpuOffset(9, Address(16), False),
+        machine.PerCpuOffset(10, Address(32), True),
+    ]
+    assert list(machine.lines(offsets)) == [
+        "PER-CPU OFFSET VALUES:",
+        "  CPU 9: 10",
+        " CPU 10: 20 [OFFLINE]",
+    ]
+
+
+# Caches of cgroups
+
+
+def test_a_root_cache_and_its_children(opened: Opened) -> None:
+    slab = part(opened("vmcore-null"), "slab")
+    root = slab.SlabCache(Address(1), 64, 10, 64, 1, 4, "dentry")
+    child = slab.SlabCache(Address(2), 64, 3, 128, 2, 4, "dentry(1:init)")
+    lost = slab.SlabCache(Address(3), 64, None, None, None, 4, "dentry(2:x)")
+    found = slab.together(slab.together(root, child), lost)
+    assert (found.allocated, found.total, found.slabs, found.name) == (13, 192, 3, "dentry")
+
+
+# Whatever is at an address
+
+
+def test_what_is_at_an_address(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    task = session.dump.tasks.with_pid(1)[0]
+
+    def kinds(address: int) -> list[str]:
+        search, *found = map(json.loads, printed(session, f"kmem {address:x} --json"))
+        assert search["address"] == hex(address)
+        return [one["what"] for one in found]
+
+    prog = session.dump.prog
+    assert kinds(task.address) == ["slab", "task", "page"]
+    assert kinds(task.stack) == ["task", "area", "page"]
+    assert kinds(prog.symbol("schedule").address) == ["symbol", "page"]
+    assert kinds(session.dump.symbols.named("loop_queue_rq").address) == ["symbol", "area", "page"]
+    assert kinds(mem_map(prog).page(1)) == ["page"]
+    assert kinds(int(free_lists(session)[-3]["listed"][0], 16)) == ["free", "page"]
+    assert kinds(0x1000) == ["page"]
+    assert printed(session, "kmem 3ffff0000000")[1] == (
+        "3ffff0000000: physical address not found in mem map"
+    )
+
+
+def test_every_task_is_found_by_its_address(opened: Opened) -> None:
+    session = opened("vmcore-null")
+    for task in list(session.dump.tasks)[::12]:
+        found = [json.loads(line) for line in printed(session, f"kmem {task.address:x} --json")]
+        [told] = [one["found"] for one in found if one.get("what") == "task"]
+        assert told["task"] == hex(task.address)
+
+
+def test_a_search_goes_on_where_the_dump_has_a_hole(
+    fresh: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = fresh.dump.tasks.with_pid(1)[0]
+    pages = mem_map(fresh.dump.prog)
+    page = pages.page((task.address - pages.direct_map) // pages.page_size)
+
+    def fail(address: int, *_: object) -> bytes:
+        raise FaultError("not there", address)
+
+    fresh.dump.prog.add_memory_segment(page & ~0xFFF, 4096, fail)
+    lines = printed(fresh, f"kmem {task.address:x}")
+    assert any(line.startswith("   TASK: ") for line in lines)
+    assert "not found in mem map" not in lines[-1]
+    assert caplog.text
 
 
 # Options

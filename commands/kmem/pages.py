@@ -12,6 +12,7 @@ from drgn import Program, TypeKind, offsetof
 
 from crashpy.command import Address, CommandError
 from crashpy.dump import Dump
+from crashpy.kernel.mm import physical_digits
 from crashpy.kernel.pages import (
     MemMap,
     Section,
@@ -40,9 +41,11 @@ class PageInfo(NamedTuple):
     references: int  # page._refcount
     flags: int
     names: tuple[str, ...]  # of the flags
+    digits: int = 8  # of the text alone: how wide physical addresses are
 
     def __json__(self) -> dict[str, Any]:
         named = self._asdict()
+        del named["digits"]
         for name in ("page", "physical", "mapping", "flags"):
             if named[name] is not None:
                 named[name] = Address(named[name])
@@ -134,13 +137,13 @@ def where(
     if not addresses:
         yield from ((section, 0, section.pages) for section in pages.sections)
     for address in addresses:
-        pfn = _frame(dump.prog, pages, address, physical)
+        pfn = frame(dump.prog, pages, address, physical)
         section = None if pfn is None else pages.section(pfn)
         if pfn is not None and section is not None:
             yield section, pfn - section.first_pfn, 1
 
 
-def _frame(prog: Program, pages: MemMap, address: int, physical: bool) -> int | None:
+def frame(prog: Program, pages: MemMap, address: int, physical: bool) -> int | None:
     """The page frame that an address of any kind means (dump_mem_map())."""
     if physical or not kernel_address(prog, address):
         return address // pages.page_size
@@ -195,6 +198,7 @@ def page_infos(
     # page->__folio_index") (6.16).
     index = "index" if kind.has_member("index") else "__folio_index"
 
+    digits = physical_digits(prog)
     has_mapping = kind.has_member("mapping") and kind.has_member(index)
 
     def values(data: bytes, code: str, member: str) -> list[int]:
@@ -213,6 +217,7 @@ def page_infos(
                 values(data, "i", count),
                 flags,
                 map(names.__getitem__, flags),
+                [digits] * len(page),
                 strict=True,
             ),
         )
@@ -235,14 +240,18 @@ def lines(
 
 def page_lines(infos: Iterable[PageInfo]) -> Iterator[str]:
     """crash's columns (dump_mem_map_SPARSEMEM())."""
-    yield "      PAGE       PHYSICAL      MAPPING       INDEX CNT FLAGS"
     # Most pages are free, reserved or anonymous to us: few ends of lines, worked out once.
     ends: dict[tuple[int | None, int | None, int, int], str] = {}
-    rest = iter(infos)
+    rest, size, line = iter(infos), 1, ""
     # A run of lines as one string: what handles each line on its way counts in millions.
-    while block := list(islice(rest, BLOCK)):
+    while block := list(islice(rest, size)):
+        size = min(2 * size, BLOCK)
         shown = []
-        for page, physical, mapping, offset, references, flags, names in block:
+        if not line:
+            digits = block[0].digits
+            line = f"%x %{digits}x %s"
+            yield f"      PAGE       {'PHYSICAL':>{digits}}      MAPPING       INDEX CNT FLAGS"
+        for page, physical, mapping, offset, references, flags, names, _ in block:
             end = ends.get(key := (mapping, offset, references, flags))
             if end is None:
                 if len(ends) > CACHED:
@@ -253,7 +262,7 @@ def page_lines(infos: Iterable[PageInfo]) -> Iterator[str]:
                 else:
                     start = f"{mapping:16x} {offset:8x}"
                 end = ends[key] = f"{start} {references:2d} {text}"
-            shown.append("%x %8x %s" % (page, physical, end))  # noqa: UP031  half of an f-string's time
+            shown.append(line % (page, physical, end))  # half of an f-string's time
         yield "\n".join(shown)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from drgn.helpers.linux.list import list_for_each_entry
 
 from crashpy.command import Address, CommandError
 from crashpy.dump import Dump
+from crashpy.faults import skipping
 from crashpy.kernel import slab as kernel
-from crashpy.kernel.pages import kernel_address, kernel_to_physical
+from crashpy.kernel.pages import direct_mapped, kernel_address, kernel_to_physical
 from crashpy.kernel.slab import SlabError, Slub
+
+from .machine import unsupported
 
 CACHE_HEADER = "CACHE             OBJSIZE  ALLOCATED     TOTAL  SLABS  SSIZE  NAME"
 SLAB_HEADER = "  SLAB              MEMORY            NODE  TOTAL  ALLOCATED  FREE"
@@ -124,6 +129,49 @@ def caches(
             yield row(allocator, cache, ignore)
             if name is not None:
                 return
+
+
+def roots(
+    dump: Dump, *, name: str | None = None, ignore: Container[str] = ()
+) -> Iterator[SlabCache]:
+    """The caches that are no cgroup's own, with those of cgroups added to them."""
+    if "slab_root_caches" not in dump.prog:  # from 510ded33e075 (4.11) to 9855609bde03 (5.9)
+        raise CommandError(unsupported("r"))
+    allocator = slub(dump)
+    params = "memcg_params"
+    for root in list_for_each_entry(
+        "struct kmem_cache",
+        dump.prog["slab_root_caches"].address_of_(),
+        f"{params}.__root_caches_node",
+    ):
+        cache = allocator.cache_at(root.value_())
+        if cache is None or name not in (None, cache.name):
+            continue
+        found = row(allocator, cache, ignore)
+        if not found.ignored:
+            with skipping(f"children of cache {root.value_():x}"):
+                for child in list_for_each_entry(
+                    "struct kmem_cache",
+                    root.memcg_params.children.address_of_(),
+                    f"{params}.children_node",
+                ):
+                    if (of_cgroup := allocator.cache_at(child.value_())) is not None:
+                        found = together(found, row(allocator, of_cgroup))
+        yield found
+        if name is not None:
+            return
+
+
+def together(root: SlabCache, child: SlabCache) -> SlabCache:
+    """What cannot be counted does not count."""
+    if root.total is None or child.total is None:
+        return root
+    return replace(
+        root,
+        allocated=(root.allocated or 0) + (child.allocated or 0),
+        total=root.total + child.total,
+        slabs=(root.slabs or 0) + (child.slabs or 0),
+    )
 
 
 def row(allocator: Slub, cache: kernel.Cache, ignore: Container[str] = ()) -> SlabCache:
@@ -340,12 +388,11 @@ def warning(dump: Dump, text: str) -> None:
     dump.report(f"WARNING: {text}")
 
 
-def virtual(dump: Dump, allocator: Slub, address: int, physical: bool) -> int:
+def virtual(dump: Dump, address: int, physical: bool) -> int:
     """A physical address below the end of memory as the direct map's."""
     if physical or not kernel_address(dump.prog, address):
-        high = dump.prog["high_memory"].value_() - allocator.pages.direct_map
-        if address < high:
-            return address + allocator.pages.direct_map
+        if (found := direct_mapped(dump.prog, address)) is not None:
+            return found
         warning(dump, f"cannot make virtual-to-physical translation: {address:x}")
     return address
 

@@ -491,8 +491,12 @@ class Swap:
         areas = self._prog["swap_info"]
         if kind >= (areas.type_.length or 0) or not areas[kind] or not areas[kind].swap_file:
             return ""  # a migration, hardware poison or marker entry
+        return self.file_name(areas[kind].swap_file.value_())
+
+    def file_name(self, file: int) -> str:
+        """The path of a ``struct file *`` that is swapped to. Raises FaultError."""
         vfs = Vfs.of(self._prog)
-        path = vfs.file(areas[kind].swap_file.value_())
+        path = vfs.file(file)
         name = vfs.path(path)
         if vfs.mount(path.vfsmount).device in ("devtmpfs", "udev") and not name.startswith("/dev/"):
             return "/dev" + name

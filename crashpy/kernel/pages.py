@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from drgn import FaultError, Object, PlatformFlags, Program
+from drgn import FaultError, Object, PlatformFlags, Program, TypeKind, offsetof, sizeof
 from drgn.helpers.linux.mm import follow_phys, pfn_to_virt
-from drgn.helpers.linux.mmzone import for_each_online_pgdat, for_each_present_section
+from drgn.helpers.linux.mmzone import for_each_online_pgdat
 
 from crashpy.faults import skipping
 
-SECTION_HAS_MEM_MAP = 1 << 1
+SECTION_MARKED_PRESENT, SECTION_HAS_MEM_MAP = 1 << 0, 1 << 1
 # section_mem_map keeps flags in the bits below a page's alignment (mmzone.h).
 SECTION_MAP_MASK = ~0x3F & 0xFFFF_FFFF_FFFF_FFFF
 # __START_KERNEL_map, KERNEL_IMAGE_SIZE with CONFIG_RANDOMIZE_BASE, and where nothing but
@@ -96,10 +96,7 @@ def mem_map(prog: Program) -> MemMap:
 
 
 def _sections(prog: Program, entry: int) -> list[Section]:
-    try:
-        present = list(for_each_present_section(prog))
-        pages = 1 << (prog["SECTION_SIZE_BITS"] - prog["PAGE_SHIFT"]).value_()
-    except LookupError:  # !CONFIG_SPARSEMEM
+    if "mem_section" not in prog:  # !CONFIG_SPARSEMEM
         return [
             Section(
                 first_pfn=node.node_start_pfn.value_(),
@@ -109,14 +106,55 @@ def _sections(prog: Program, entry: int) -> list[Section]:
             )
             for node in for_each_online_pgdat(prog)
         ]
+    pages = section_pages(prog)
     found = []
-    for number, section in present:
-        coded = section.section_mem_map.value_()
+    for number, _, coded in present_sections(prog):
         first = number * pages
         # sparse_decode_mem_map(): coded so that coded[pfn] is the page.
         start = ((coded & SECTION_MAP_MASK) + first * entry) & 0xFFFF_FFFF_FFFF_FFFF
         found.append(Section(first, pages, start, bool(coded & SECTION_HAS_MEM_MAP)))
     return found
+
+
+def section_pages(prog: Program) -> int:
+    """How many page frames a section of CONFIG_SPARSEMEM has."""
+    return 1 << (prog["SECTION_SIZE_BITS"] - prog["PAGE_SHIFT"]).value_()
+
+
+def present_sections(prog: Program) -> Iterator[tuple[int, int, int]]:
+    """Of each section that is there its number, address, and section_mem_map.
+
+    What drgn's for_each_present_section() finds, a page of sections at a time.
+    """
+    kind = prog.type("struct mem_section")
+    size, word = sizeof(kind), prog.type("unsigned long").size or 8
+    at = offsetof(kind, "section_mem_map")
+    per_root = prog["SECTIONS_PER_ROOT"].value_()
+    code = "Q" if word == 8 else "I"
+    for root, address in enumerate(_section_roots(prog, per_root * size, word, code)):
+        if not address:
+            continue
+        with skipping(f"sections of memory from number {root * per_root}"):
+            words = column(prog, prog.read(address, per_root * size), code, at, size)
+            for number, coded in enumerate(words):
+                if coded & SECTION_MARKED_PRESENT:
+                    yield root * per_root + number, address + number * size, coded
+
+
+def _section_roots(prog: Program, size: int, word: int, code: str) -> Sequence[int]:
+    """Where the tables of sections are, 0 for one that is not there."""
+    roots = prog["NR_SECTION_ROOTS"].value_()
+    if "__highest_present_section_nr" in prog:  # since 4.13
+        highest = prog["__highest_present_section_nr"].value_()
+        roots = min(roots, highest // prog["SECTIONS_PER_ROOT"].value_() + 1)
+    table = prog["mem_section"]
+    kind = table.type_.unaliased()
+    start = table.value_() if kind.kind == TypeKind.POINTER else table.address_ or 0
+    if not start:
+        return ()
+    if kind.type.unaliased_kind() != TypeKind.POINTER:  # !CONFIG_SPARSEMEM_EXTREME
+        return range(start, start + roots * size, size)
+    return column(prog, prog.read(start, roots * word), code, 0, word)
 
 
 def readable(
@@ -214,6 +252,14 @@ def kernel_address(prog: Program, address: int) -> bool:
     """Whether an address is the kernel's rather than a physical one (IS_KVADDR())."""
     # x86-64 has no hole between: everything from PAGE_OFFSET up.
     return address >= mem_map(prog).direct_map
+
+
+def direct_mapped(prog: Program, physical: int) -> int | None:
+    """Where the direct map shows a physical address; None beyond the end of memory."""
+    direct_map = mem_map(prog).direct_map
+    if physical < prog["high_memory"].value_() - direct_map:
+        return physical + direct_map
+    return None
 
 
 def kernel_to_physical(prog: Program, address: int) -> int | None:

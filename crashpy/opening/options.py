@@ -19,6 +19,7 @@ class OpenOptions:
     """The choices a user has; every default is what `crashpy VMLINUX VMCORE` does."""
 
     module_dirs: tuple[str, ...] = ()  # searched before the dump's own folder (--mod)
+    source_dir: str = ""  # where the kernel's source is (--src)
     debug_dirs: tuple[str, ...] = ()  # searched like /usr/lib/debug, before it
     cache: bool = True  # keep decompressed kernels under $XDG_CACHE_HOME/crashpy
     zero_excluded: bool = False  # pages that were left out read as zero

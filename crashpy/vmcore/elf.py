@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from crashpy.vmcore.files import Bytes
@@ -58,6 +58,7 @@ class Note:
     name: bytes
     type: int
     desc: bytes
+    at: int = field(default=0, compare=False)  # where it begins in the file
 
 
 class Elf:
@@ -138,7 +139,7 @@ class Elf:
             ranges += [(s.offset, s.size) for s in self.sections.values() if s.type == SHT_NOTE]
         found: list[Note] = []
         for offset, size in ranges:
-            found += parse_notes(self.file.read(offset, min(size, 1 << 28)), self.order)
+            found += parse_notes(self.file.read(offset, min(size, 1 << 28)), self.order, offset)
         return found
 
     @cached_property
@@ -152,7 +153,7 @@ class Elf:
         return self.file.read(section.offset, section.size)
 
 
-def parse_notes(raw: bytes, order: str) -> Iterator[Note]:
+def parse_notes(raw: bytes, order: str, start: int = 0) -> Iterator[Note]:
     """Notes of 4-byte alignment, as every kernel writes them."""
     at = 0
     while at + 12 <= len(raw):
@@ -163,7 +164,7 @@ def parse_notes(raw: bytes, order: str) -> Iterator[Note]:
             return
         if namesz or descsz:
             name = raw[name_at : name_at + namesz].rstrip(b"\0")
-            yield Note(name, kind, raw[desc_at : desc_at + descsz])
+            yield Note(name, kind, raw[desc_at : desc_at + descsz], start + at)
         at = desc_at + (descsz + 3 & ~3)
 
 

@@ -206,6 +206,6 @@ def _sub_header(
         "start_pfn": start64 if version >= 6 else start,
         "end_pfn": end64 if version >= 6 else end,
         "vmcoreinfo": vmcoreinfo,
-        "notes": list(parse_notes(notes, order)),
+        "notes": list(parse_notes(notes, order, note_at)),
         "headers_end": headers_end,
     }
