@@ -14,6 +14,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -143,3 +144,20 @@ def ask(driver: Driver, lists: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
             line = filled(raw)
             if not re.search(r"\$[A-Z]", line):
                 yield path, driver.run(line)
+
+
+def peak_mib(words: Sequence[str]) -> float:
+    """The resident memory that `crashpy WORDS` has at most.
+
+    Not getrusage()'s: a program begins with what the one that started it had at most.
+    """
+    script = (
+        "import sys; from pathlib import Path; from crashpy.cli import main;"
+        f"status = main({[*words]!r});"
+        "print(Path('/proc/self/status').read_text(), file=sys.stderr); sys.exit(status)"
+    )
+    command = [sys.executable, "-c", script]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, input="exit\n")
+    found = re.search(r"VmHWM:\s*(\d+) kB", ran.stderr)
+    assert found, ran.stderr
+    return int(found[1]) / 1024

@@ -5,7 +5,6 @@
 Writes what is not explained to live-bare-DUMP.txt in the folder of the dumps.
 """
 
-import re
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bare import LISTS, LIVE_LISTS, compared, declared, sessions
+from driver import peak_mib
 
 import crashpy
 from crashpy.opening.tables import TABLES, find_tables
@@ -89,20 +89,6 @@ def test_quick_and_small(dump):
             best[kind] = min(best.get(kind, 1e9), time.monotonic() - began)
     assert best["btf"] <= MOST_TIMES * best["dwarf"], best
     for lines in ([], ["bt"], ["foreach bt", "ps"]):
-        assert _peak_mib(dump.vmcore, lines) < MOST_MIB, lines
-
-
-def _peak_mib(vmcore, lines):
-    """Memory of a session at most: with its banner, or of these command lines."""
-    commands = [word for line in lines for word in ("-c", line)]
-    words = ["--no_crashrc", "--debuginfo", "btf", *commands, str(vmcore)]
-    # Not getrusage(): a program begins with what the one that started it had at most.
-    script = (
-        "import sys; from pathlib import Path; from crashpy.cli import main;"
-        f"main({words!r});"
-        "print(Path('/proc/self/status').read_text(), file=sys.stderr)"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True, input="exit\n"
-    )
-    return int(re.search(r"VmHWM:\s*(\d+) kB", ran.stderr)[1]) / 1024
+        commands = [word for line in lines for word in ("-c", line)]
+        words = ["--no_crashrc", "--debuginfo", "btf", *commands, str(dump.vmcore)]
+        assert peak_mib(words) < MOST_MIB, lines
