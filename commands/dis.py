@@ -352,9 +352,10 @@ class _Listing:
                 raise CommandError(f"cannot resolve address: {first:x}")
             first = found[0].address
         held: list[Instruction] = []
+        some = False
         for found_ in self._read(first, until=end):
             if found_.address >= end:
-                return
+                break
             if found_.address < start.address:
                 continue
             # Where nothing says how long a function is, what fills up to the next is no part of it.
@@ -363,7 +364,10 @@ class _Listing:
                 continue
             yield from map(self._record, held)
             held.clear()
+            some = True
             yield self._record(found_)
+        if not some:  # overwritten, as what only the kernel's start needed
+            yield from map(self._record, held)
 
     def backwards(self, start: Start, most: int | None) -> Iterator[Disassembled | Hole]:
         """From the beginning of the function up to an address, or the last so many of these."""
@@ -494,7 +498,7 @@ def _faults(text: str, address: int) -> tuple[str, ...]:
 
 
 def _is_filling(found: Instruction) -> bool:
-    return found.data == b"\xcc" or "nop" in found.text
+    return found.data in (b"\xcc", b"\x66\x90") or "nop" in found.text
 
 
 def _source(dump: Dump, start: Start, most: int | None) -> Iterator[Record]:

@@ -22,7 +22,7 @@ NO_NAMES = (SymbolKind.SECTION, SymbolKind.FILE)
 NUMBERED = re.compile(r"^(?=[a-z][a-z0-9_]*\.\d+$)([a-z0-9_]*).*")
 # Data that the linker script names, and the symbol table itself: no objects.
 EDGE = re.compile(
-    r"^kallsyms_|^_.*(start|end|begin|stop|aligned)|^_[es]\w*(data|text)$|^_text$"
+    r"^kallsyms_|^_(?!_tracepoint_).*(start|end|begin|stop|aligned)|^_[es]\w*(data|text)$|^_text$"
     r"|^init_(stack|thread_union)$|^__brk_(base|limit)$"
 )
 CHUNK = 64  # bytes read at once of a string: most end in the first
