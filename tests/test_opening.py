@@ -452,3 +452,23 @@ def _all(data: bytes | bytearray, word: bytes) -> list[int]:
         found.append(at)
         at = data.find(word, at + 1)
     return found
+
+
+@pytest.mark.parametrize("zero_excluded", [False, True])
+def test_physical_addresses_in_a_header_are_no_virtual_ones(
+    made: Path, tmp_path: Path, zero_excluded: bool
+) -> None:
+    """QEMU tells them for both: a pointer to a small number leads nowhere all the same."""
+    from drgn import FaultError
+
+    from crashpy.vmcore.recognise import recognise
+
+    elf = forms.elf(SAMPLE, tmp_path / "elf", qemu=True)
+    found = recognise(str(elf))
+    assert found
+    low = found.segments[0].vaddr
+    assert low == found.segments[0].paddr
+    with crashpy.open(made / "vmlinux", elf, zero_excluded=zero_excluded) as dump:
+        assert len(dump.prog.read(low, 8, True)) == 8
+        with pytest.raises(FaultError):
+            dump.prog.read(low, 8)

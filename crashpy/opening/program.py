@@ -31,6 +31,10 @@ ARCHITECTURES = {
     "riscv32": Architecture.RISCV32,
 }
 
+# Where the kernel's addresses are the upper half of all.
+SPLIT_IN_HALVES = ("x86_64", "aarch64", "riscv64")
+KERNEL_HALF = 1 << 63
+
 # The least that drgn takes for a VMCOREINFO: a program with it reads physical memory.
 NO_VMCOREINFO = (
     b"OSRELEASE=6.0.0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\n"
@@ -123,7 +127,15 @@ def _program(vmcore: Vmcore, info: bytes | None, options: OpenOptions) -> Progra
         raise _refused(vmcore, error) from error
     if header and vmcore.bits == 64 and not _decompresses(prog, header):
         return _paged_program(vmcore, info, options)
+    for segment in vmcore.segments:
+        if vmcore.machine in SPLIT_IN_HALVES and segment.vaddr < KERNEL_HALF and segment.memsz:
+            prog.add_memory_segment(segment.vaddr, segment.memsz, _unmapped)
     return prog
+
+
+def _unmapped(address: int, *_: object) -> bytes:
+    """Of addresses that are no kernel's: QEMU's dumps have physical ones for virtual."""
+    raise FaultError("address is not the kernel's", address)
 
 
 def _decompresses(prog: Program, header: KdumpHeader) -> bool:
@@ -198,7 +210,9 @@ def _zero_excluded(
         # ELF: drgn gives zeros for what makedumpfile left out; here for what was cut off.
         read = _zeroing(inner, 4096, lambda _pfn: True)
         for segment in vmcore.segments:
-            if segment.vaddr:
+            if segment.vaddr >= KERNEL_HALF or (
+                segment.vaddr and vmcore.machine not in SPLIT_IN_HALVES
+            ):
                 prog.add_memory_segment(segment.vaddr, segment.memsz, read)
             prog.add_memory_segment(segment.paddr, segment.memsz, read, physical=True)
 
