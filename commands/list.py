@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from crashpy.numbers import can_evaluate, evaluate, htol, is_hexadecimal, is_num
 from .struct import Compound, Contents, compound, contents, contents_lines, member_lines
 
 if TYPE_CHECKING:
+    from crashpy.command import Option
     from crashpy.dump import Dump
     from crashpy.settings import Settings
 
@@ -439,32 +440,41 @@ def locate(of: Compound, path: str) -> Place | None:
 def lines(
     records: Iterable[Entry | Empty], *, settings: Settings, words: Sequence[str] = ()
 ) -> Iterator[str]:
-    style = Style.of(settings, _radix(words))
-    shapes: dict[tuple[int, str], Shape] = {}
+    style = Style.of(settings, asked_radix(words, LETTERS))
+    shapes: Shapes = {}
     for record in records:
         if isinstance(record, Empty):
             yield "(empty)"
             continue
         yield f"{record.address:x}"
-        for part in record.structures:
-            if not part.paths:
-                yield from contents_lines(part, style, "list")
-            elif part.data is None and not record.direct:
-                continue  # the reason has been told
-            else:
-                for path in part.paths:
-                    key = id(part.of), path
-                    if key not in shapes:
-                        shapes[key] = shape(part, path, style, direct=record.direct)
-                    yield from shapes[key](part)
+        yield from structure_lines(record.structures, shapes, style, "list", direct=record.direct)
 
 
-def _radix(words: Sequence[str]) -> int | None:
-    found = [o.const for o, _ in getopt(words, LETTERS)[0] if o.dest == "radix"]
+def asked_radix(words: Sequence[str], letters: Mapping[str, Option]) -> int | None:
+    """The last of -x and -d among the words."""
+    found = [o.const for o, _ in getopt(words, letters)[0] if o.dest == "radix"]
     return found[-1] if found else None
 
 
 Shape = Callable[[Contents], Iterable[str]]
+Shapes = dict[tuple[int, str], Shape]  # by structure and path: worked out once
+
+
+def structure_lines(
+    parts: Iterable[Contents], shapes: Shapes, style: Style, name: str, *, direct: bool
+) -> Iterator[str]:
+    """The structures in an entry, as the command of that name shows them."""
+    for part in parts:
+        if not part.paths:
+            yield from contents_lines(part, style, name)
+        elif part.data is None and not direct:
+            continue  # the reason has been told
+        else:
+            for path in part.paths:
+                key = id(part.of), path
+                if key not in shapes:
+                    shapes[key] = shape(part, path, style, direct=direct)
+                yield from shapes[key](part)
 
 
 def shape(part: Contents, path: str, style: Style, *, direct: bool) -> Shape:

@@ -14,8 +14,8 @@ from crashpy.kernel.trees import LOWEST_NODE, ZERO, MapleNode, MapleTree
 from crashpy.numbers import can_evaluate, evaluate, htol, is_hexadecimal, is_number, stol
 from crashpy.output import Unended
 
-from .list import Shape, Shown, Walk, member_offset, shape
-from .struct import Contents, contents_lines
+from .list import Shapes, Shown, Walk, asked_radix, member_offset, structure_lines
+from .struct import Contents
 
 if TYPE_CHECKING:
     from crashpy.dump import Dump
@@ -316,9 +316,10 @@ def _start(dump: Dump, word: str) -> int:
 def lines(
     records: Iterable[Entry | Root | Node], *, settings: Settings, words: Sequence[str] = ()
 ) -> Iterator[str]:
-    style = Style.of(settings, _radix(words))
-    hexadecimal = (_radix(words) or settings.radix) == 16
-    shapes: dict[tuple[int, str], Shape] = {}
+    radix = asked_radix(words, LETTERS)
+    style = Style.of(settings, radix)
+    hexadecimal = (radix or settings.radix) == 16
+    shapes: Shapes = {}
     for record in records:
         if isinstance(record, Root):
             found = record.tree
@@ -331,20 +332,9 @@ def lines(
             yield from _node_lines(record.node, hexadecimal)
         else:
             yield from _entry_lines(record, hexadecimal)
-            for part in record.structures:
-                if not part.paths:
-                    yield from contents_lines(part, style, "tree")
-                elif part.data is not None or record.direct:
-                    for path in part.paths:
-                        key = id(part.of), path
-                        if key not in shapes:
-                            shapes[key] = shape(part, path, style, direct=record.direct)
-                        yield from shapes[key](part)
-
-
-def _radix(words: Sequence[str]) -> int | None:
-    found = [o.const for o, _ in getopt(words, LETTERS)[0] if o.dest == "radix"]
-    return found[-1] if found else None
+            yield from structure_lines(
+                record.structures, shapes, style, "tree", direct=record.direct
+            )
 
 
 def _entry_lines(entry: Entry, hexadecimal: bool) -> Iterator[str]:

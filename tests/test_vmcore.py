@@ -166,7 +166,7 @@ def test_a_damaged_page_faults(tmp_path: Path) -> None:
     (tmp_path / "damaged").write_bytes(data)
     reader = PageReader(forms.header_of(tmp_path / "damaged"))
     first = next(header.stored_ranges())[0]
-    with pytest.raises(FaultError, match=r"page damaged \(Error -[0-9]"):
+    with pytest.raises(FaultError, match=r"page damaged \(Error -(3|5) "):
         reader.read(first, 1)
 
 

@@ -12,7 +12,7 @@ from drgn import Architecture, FaultError, Platform, PlatformFlags, Program
 from crashpy.opening.errors import OpeningError
 from crashpy.opening.kernels import Kernel
 from crashpy.opening.options import OpenOptions
-from crashpy.vmcore.elf import Note
+from crashpy.vmcore.elf import KERNEL_HALF, Note
 from crashpy.vmcore.kdump import KdumpHeader
 from crashpy.vmcore.recognise import Vmcore
 
@@ -33,7 +33,6 @@ ARCHITECTURES = {
 
 # Where the kernel's addresses are the upper half of all.
 SPLIT_IN_HALVES = ("x86_64", "aarch64", "riscv64")
-KERNEL_HALF = 1 << 63
 
 # The least that drgn takes for a VMCOREINFO: a program with it reads physical memory.
 NO_VMCOREINFO = (

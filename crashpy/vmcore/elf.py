@@ -14,6 +14,7 @@ PT_LOAD, PT_NOTE = 1, 4
 SHT_PROGBITS, SHT_SYMTAB, SHT_NOTE, SHT_NOBITS = 1, 2, 7, 8
 PN_XNUM = 0xFFFF
 MOST_SEGMENTS = 1 << 20  # more is a damaged header
+KERNEL_HALF = 1 << 63  # of x86-64's, aarch64's and riscv64's addresses, from here on
 
 # e_machine -> what `uname -m` says (of the 64-bit, then of the 32-bit class).
 MACHINES = {

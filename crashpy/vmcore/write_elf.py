@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crashpy.vmcore.elf import ET_CORE, PN_XNUM, PT_LOAD, PT_NOTE, Elf, machine_number
+from crashpy.vmcore.elf import ET_CORE, KERNEL_HALF, PN_XNUM, PT_LOAD, PT_NOTE, Elf, machine_number
 from crashpy.vmcore.filter import Level
 from crashpy.vmcore.memory import ElfMemory, Memory, zero_pages
 from crashpy.vmcore.recognise import ELF_INCOMPLETE
@@ -32,7 +32,6 @@ BATCH = 256  # pages read and written at a time: no more is lost where room ends
 LONG_HOLE = 256
 NOTES_ALIGNED = 4  # bytes
 ADDRESSES = (1 << 64) - 1
-KERNEL_HALF = range(1 << 63, 1 << 64)
 GONE, LEFT_OUT, KEPT = range(3)  # what there is of a page
 
 
@@ -157,7 +156,7 @@ def _stretches(memory: Memory) -> list[_Stretch]:
     else:
         found = [_Stretch(0, memory.max_mapnr * memory.page_size, None)]
     base = memory.direct_map
-    if base is None or any((stretch.vaddr or 0) in KERNEL_HALF for stretch in found):
+    if base is None or any((stretch.vaddr or 0) >= KERNEL_HALF for stretch in found):
         return found
     direct = [replace(each, vaddr=base + each.start & ADDRESSES) for each in found]
     return direct if memory.image is None else [_Stretch(*memory.image), *direct]
